@@ -42,6 +42,20 @@ with a traceback of Invoke.
 
 Never write a secret in the file: a key that ends in `_env` names the environment variable with the secret.
 
+A secret that a command prints, a service answers or a command line contains becomes `[REDACTED]` before it is written
+or shown. These are removed:
+
+- the values of variables that this file names as secrets, that have the name of a secret (`*TOKEN*`, `*PASSWORD*`,
+  `*_DSN`, ...), and passwords in URLs such as `DATABASE_URL`: in capitals, base64, hex, percent codes, JSON, HTML and
+  the quotes of a shell, split by an escape or wrapped over two lines. A value of fewer than 6 characters is not
+  searched
+- tokens of about 110 providers by their format, private keys, passwords in URLs and connection strings
+- what stands behind the name of a secret, as in `api_key: ...`, in the header `Authorization` or `Cookie`, or in an
+  option such as `--password`
+
+A password that stands alone, without a name and in no variable, is not found. A service that a restart command starts
+writes to `restart.log` itself: its output is masked while the rollback waits, and later output stays as it is.
+
 The file must also contain these lines. Without them, flags such as `--health-url` do not reach the gates of a release:
 
 ```yaml

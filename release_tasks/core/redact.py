@@ -21,7 +21,7 @@ from release_tasks.core.redaction.names import find_named, is_secret_name
 from release_tasks.core.redaction.phrases import find_phrases
 from release_tasks.core.redaction.urls import find_in_urls
 from release_tasks.core.redaction.values import KnownValues, as_bytes, values_in_environment
-from release_tasks.core.redaction.views import Span, decoded, without_controls
+from release_tasks.core.redaction.views import Span, View, decoded, without_controls
 
 __all__ = ["REDACTED", "Redactor", "declare_secrets", "is_secret_name", "mask_file", "replaced"]
 
@@ -72,6 +72,8 @@ _SUSPICIOUS = (
     b'"kty"',
 )
 _REPLACED = re.compile(re.escape(_REPLACEMENT))
+# Several times: a log in JSON quotes an answer in JSON, and the escape of a terminal is written as ``\u001b`` in it.
+_READINGS = (without_controls, decoded) * 4
 _MASKED_PART = 1 << 20
 _MASKED_OVERLAP = 64 << 10
 _MOST_MASKED = 64 << 20
@@ -132,15 +134,16 @@ class Redactor:
     def _found(self, data: bytes) -> Iterator[Span]:
         yield from self._known.find(data)
         yield from _by_form(data)
-        clean = without_controls(data)
-        if clean is not None:
-            yield from map(clean.origin, self._known.find(clean.data))
-            yield from map(clean.origin, _by_form(clean.data))
         yield from find_encoded(data, _has_secret)
-        plain = decoded(data if clean is None else clean.data)
-        if plain is not None:
-            for span in (*self._known.find(plain.data, is_reading=True), *_by_form(plain.data)):
-                yield plain.origin(span) if clean is None else clean.origin(plain.origin(span))
+        views: list[View] = []
+        for read in _READINGS:
+            view = read(views[-1].data if views else data)
+            if view is not None:
+                views.append(view)
+                for span in (*self._known.find(view.data), *_by_form(view.data)):
+                    for each in reversed(views):
+                        span = each.origin(span)
+                    yield span
 
 
 def replaced(data: bytes, spans: Iterable[Span]) -> bytes:

@@ -6,6 +6,7 @@ Every value is generated, and every token is put together from parts, so that no
 from __future__ import annotations
 
 import base64
+import json
 import random
 import string
 
@@ -322,6 +323,11 @@ def _leaks() -> list[Leak]:
     coded = base64.b64encode(f"token: {token}\n".encode()).decode()
     found.append(Leak("base64", f"data: {coded}", coded[10:]))
     found.append(Leak("split by colours", f"using \x1b[1m{token[:20]}\x1b[0m{token[20:]} now", token[4:]))
+    token = "gl" + "pat-" + word(20)
+    found.append(Leak("split by colours, in JSON", json.dumps(f"a {token[:14]}\x1b[0m{token[14:]} b"), token[6:]))
+    token = "np" + "m_" + word(36)
+    coded = json.dumps(json.dumps(f"a {token[:14]}\x1b[0m{token[14:]} b"))
+    found.append(Leak("split by colours, in JSON in JSON", coded, token[4:]))
     return found
 
 

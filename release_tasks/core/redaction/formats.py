@@ -24,12 +24,11 @@ _SHORT = 512  # bytes
 _FRAME = b" \t\r|\\\xe2\x94\x82"  # what a table or a shell writes at the end of a line
 _WORD = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyz")
 _REACH = 4096  # bytes in which a token ends, also one that is wrapped over several lines
-# A part of a token at the end of a line, and at the start of the next one, with the frame of a table around it.
-_PART = re.compile(
-    rb"([\w+/=.~:|$-]{1,512})[ \t]{0,256}(?:\xe2\x94\x82|\\)?[ \t]{0,256}\r?\n[ \t]{0,256}(?:\xe2\x94\x82|"
-    rb"\|)?[ \t]{0,256}"
+# A part of a token, and the end of a line behind it, with the frame of a table around it.
+_PART = re.compile(rb"[\w+/=.~:|$-]{1,512}")
+_LINE_END = re.compile(
+    rb"[ \t]{0,256}(?:\xe2\x94\x82|\\)?[ \t]{0,256}\r?\n[ \t]{0,256}(?:\xe2\x94\x82|\|)?[ \t]{0,256}"
 )
-_LAST_PART = re.compile(rb"[\w+/=.~:|$-]{1,512}")
 _WIDE = 40  # no program wraps its output earlier
 _RANDOM = re.compile(rb"[0-9]|[a-z][A-Z]|[A-Za-z0-9]{16}")
 
@@ -289,25 +288,26 @@ def _token_at(form: Format, data: bytes, lower: bytes, at: int, length: int) -> 
             match = None
     else:
         match = pattern.match(data, at)
-    part = _PART.match(data, at) if match is None or data[match.end() : match.end() + 1].isspace() else None
-    wrapped = _wrapped(form, data, at, part, match) if part is not None else None
-    return wrapped or (None if match is None else match.span())
+    if match is None or data[match.end() : match.end() + 1].isspace():
+        wrapped = _wrapped(form, data, at, match)
+        if wrapped is not None:
+            return wrapped
+    return None if match is None else match.span()
 
 
-def _wrapped(
-    form: Format, data: bytes, at: int, part: re.Match[bytes] | None, match: re.Match[bytes] | None
-) -> Span | None:
+def _wrapped(form: Format, data: bytes, at: int, match: re.Match[bytes] | None) -> Span | None:
     """Return the place of a token that continues on the next lines, or None for a token in one line."""
     start = max(at - form.back, data.rfind(b"\n", 0, at) + 1) if form.back else at
     text, ends, end = data[start:at], [], at
-    while part is not None and len(text) < _REACH:
-        text, end = text + part[1], part.end()
-        ends.append((len(text), part.end(1)))
-        part = _PART.match(data, end)
-    last = _LAST_PART.match(data, end)
-    if last is not None:
-        text += last[0]
-        ends.append((len(text), last.end()))
+    while len(text) < _REACH and (part := _PART.match(data, end)) is not None:
+        text += part[0]
+        ends.append((len(text), part.end()))
+        line_end = _LINE_END.match(data, part.end())
+        if line_end is None:
+            break
+        end = line_end.end()
+    if len(ends) < 2:
+        return None
     whole = (_compiled(form.rest).search if form.back else _compiled(form.rest).match)(text)
     if whole is None or not whole.start() <= at - start < whole.end() or whole.end() <= ends[0][0]:
         return None

@@ -40,14 +40,12 @@ def find_in_urls(data: bytes) -> Iterator[Span]:
 
 
 def _in_url(data: bytes, at: int, start: int) -> Span | None:
-    token = _TOKEN.match(data, start)
+    next_url = data.find(b"://", start, start + _LONGEST)
+    token = _TOKEN.match(data, start, next_url if next_url >= 0 else len(data))
     if token is None:
         return None
     text = token[0]
     is_store = _STORES.search(data, max(at - 40, 0), at) is not None
-    next_url = text.find(b"://")
-    if next_url >= 0:
-        text = text[:next_url]
     authority = re.split(rb"[/?#]", text, maxsplit=1)[0]
     user, colon, rest = text.partition(b":")
     if b"@" in authority:

@@ -104,14 +104,14 @@ class KnownValues:
         known = frozenset(value for value in values if len(value) >= _SHORTEST)
         self._needles, self._probes = _needles(known)
 
-    def find(self, data: bytes, *, is_reading: bool = False) -> Iterator[Span]:
-        """Yield the places of the values in ``data``; those of a ``reading`` are not encoded and not wrapped."""
+    def find(self, data: bytes) -> Iterator[Span]:
+        """Yield the places of the values in ``data``, also of those that are split over lines."""
         for needle in self._needles:
             at = data.find(needle)
             while at >= 0:
                 yield at, at + len(needle)
                 at = data.find(needle, at + len(needle))
-        if not is_reading and b"\n" in data:
+        if b"\n" in data:
             for value, probes in self._probes:
                 yield from _wrapped(data, value, probes)
 
