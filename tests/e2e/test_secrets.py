@@ -97,7 +97,7 @@ TASKS = [
     ["release.rollback", "--force", "--json"],
     ["release.diagnose"],
     ["release.audit", "--json"],
-    ["release.report", "v1"],
+    ["release.report", "--release-id", "v1"],
     ["release.watch", "--for", "1s", "--interval", "500ms"],
 ]
 
