@@ -60,6 +60,7 @@ def test_other_journals_name_nothing(tmp_path: Path, tail: bytes) -> None:
     assert super_journal(trusted(journal)) is None
 
 
+@pytest.mark.slow
 def test_nothing_opens_the_database(hostile: Path, victim: Path, tmp_path: Path) -> None:
     """Capture, look, check before a rollback, and lock of a rollback refuse it, and the file and the journal stay."""
     before = hostile.read_bytes(), Path(f"{hostile}-journal").read_bytes()
@@ -89,6 +90,7 @@ def test_a_look_does_not_ask_for_a_path_outside_the_folder(project: Project, tmp
     assert len(sentences) == 1
 
 
+@pytest.mark.slow
 def test_prepare_blocks_and_a_rollback_restores(project: Project, hostile: Path, victim: Path) -> None:
     """The blocked release says what to do; the rollback exchanges the file and keeps the old one with its journal."""
     manifest = prepare(project.settings, passed_preflight(), "v2")
@@ -104,6 +106,7 @@ def test_prepare_blocks_and_a_rollback_restores(project: Project, hostile: Path,
     assert victim.read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_a_commit_over_several_databases_is_awaited(project: Project) -> None:
     """A writer with a lock is no crash: the capture waits for its end, and then goes on."""
     journal = Path(f"{project.database}-journal")
