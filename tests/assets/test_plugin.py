@@ -185,6 +185,28 @@ def test_folder_with_a_forbidden_entry_blocks_and_leaves_no_file(
     assert expected in refusal(plugin_project)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: state of another user: needs root")
+@pytest.mark.parametrize("is_folder", [False, True], ids=["file in a folder of the user", "folder of the user"])
+def test_root_runs_no_plugin_on_state_that_another_user_can_exchange(
+    plugin_project: Project, install_kind: InstallKind, is_folder: bool
+) -> None:
+    """A plugin opens files by their paths. A rollback goes on with a plain copy."""
+    if is_folder:
+        install_kind(COPY_FOLDER, form="directory")
+        capture_identity(plugin_project)
+    else:
+        install_kind()
+    plugin_project.capture()
+    os.chown(plugin_project.identity if is_folder else plugin_project.state, 54321, 54321)
+    with pytest.raises(StageFailed, match=r"uid 54321 can exchange files in it.* Run the command as uid 54321"):
+        plugin_project.capture()
+    changed = plugin_project.identity / "identity.json" if is_folder else plugin_project.mcp
+    changed.write_text("{}")
+    outcome = plugin_project.roll_back()
+    assert outcome.status == "restored" and changed.read_text() != "{}"
+    assert "uid 54321 can exchange files in it" in " ".join(outcome.diagnostics)
+
+
 @pytest.mark.parametrize(
     ("capture", "expected"),
     [
