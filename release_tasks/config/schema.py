@@ -94,8 +94,10 @@ class VersionConfig:
 class AppConfig:
     """The released application."""
 
-    name: str = option("the name in output and records", "app")
-    version: VersionConfig | None = option("the source of the version")
+    name: str = option("the name in output and records: one printable line", "app")
+    version: VersionConfig | None = option(
+        "the source of the version, which must be one printable line of at most 200 characters for a release"
+    )
 
 
 @frozen(kw_only=True)

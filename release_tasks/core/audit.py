@@ -23,6 +23,7 @@ from release_tasks.core.clock import timestamp
 from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.durable import fsync_directory, make_private_directory
 from release_tasks.core.errors import with_path
+from release_tasks.core.printable import one_line
 from release_tasks.core.records import AuditAnchor
 from release_tasks.core.redact import Redactor
 
@@ -90,7 +91,7 @@ class AuditLog:
         Raises OSError when the event cannot be written completely. The next append then records the incomplete line in
         an ``audit.torn`` event.
         """
-        record = _record(event, status, detail, **more)
+        record = _record(event, status, one_line(detail), **more)
         if release_id is not None:
             record["releaseId"] = release_id
         if snapshot_id is not None:

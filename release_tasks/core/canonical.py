@@ -46,7 +46,7 @@ class InvalidDocument(ValueError):
 
     def __init__(self, message: str) -> None:
         # A quotation from the file may be as long as the file, and the message is written to the audit log.
-        super().__init__(excerpt(message, _MAX_MESSAGE))
+        super().__init__(one_line(message, _MAX_MESSAGE))
 
 
 def excerpt(text: str, limit: int = 200) -> str:

@@ -109,9 +109,9 @@ class Interrupted(BaseException):
     """
 
     def __init__(self, exit_code: ExitCode, detail: str = "") -> None:
-        super().__init__(f"Interrupted by {exit_code.name}. {detail}".rstrip())
         self.exit_code = exit_code
         self.detail = one_line(detail)
+        super().__init__(f"Interrupted by {exit_code.name}. {self.detail}".rstrip())
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.ids import require_id
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.lock import current_holder, run_lock
+from release_tasks.core.printable import one_line
 from release_tasks.core.records import (
     Artifact,
     Baseline,
@@ -417,7 +418,13 @@ def _write(
     )
     pipeline.set_aside(manifest.release_id)
     phases = [*manifest.phases, _phase("publish", started_at, started)]
-    manifest = evolve(manifest, audit=anchor, phases=phases, attestation=attester.reference)
+    manifest = evolve(
+        manifest,
+        audit=anchor,
+        phases=phases,
+        attestation=attester.reference,
+        diagnostics=list(map(one_line, manifest.diagnostics)),
+    )
     folder = pipeline.catalogue.store.partial_path(snapshot.snapshot_id) if snapshot is not None else None
     pipeline.write_statement(manifest.release_id, attester.line(manifest, manifest_bytes(manifest), snapshot, folder))
     pipeline.write_manifest(manifest)

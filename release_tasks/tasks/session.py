@@ -14,6 +14,7 @@ from invoke import Context
 
 from release_tasks.core.errors import ExitCode, Interrupted, StageError, describe_error
 from release_tasks.core.interrupt import interruptible, uninterrupted
+from release_tasks.core.printable import one_line
 from release_tasks.core.runner import escape_commands_in_json, is_github_actions
 from release_tasks.core.streams import error_tolerant, open_standard_streams
 from release_tasks.core.typed import typed_as
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from release_tasks.stages.notifications.sending import Notifications
 
 __all__ = ["Session", "session"]
+
+# The keys of sentences, which may quote others. `jq -r` writes them to a terminal as they are.
+_SENTENCES = frozenset(
+    {"commands", "detail", "diagnostics", "meaning", "message", "next", "notes", "problem", "problems", "proofProblem"}
+    | {"reason", "reasons", "why"}
+)
 
 Failure = StageError | OSError | Interrupted | KeyboardInterrupt
 
@@ -82,13 +89,15 @@ class Session:
     def answer(self, document: object, show: Callable[[Screen], None] | None = None, **first: Any) -> None:
         """Answer with the keys of ``first``, then ``document``: a record or JSON values, printed when the task ends.
 
+        Sentences in it become one printable line each; every other value is exact.
+
         Without ``--json``, ``show`` writes the answer for people immediately.
         """
         from release_tasks.core.codec import encode
         from release_tasks.core.redact import Redactor
 
         values = {**first, **(document if isinstance(document, dict) else encode(document))}
-        self._answer = Redactor.of_process().redact_values(values)
+        self._answer = _with_printable_sentences(Redactor.of_process().redact_values(values))
         if show is not None and not self.as_json:
             show(self.screen)
 
@@ -198,6 +207,15 @@ def _concluded(current: Session) -> Iterator[Session]:
             current.interrupt(error)
     if current.exit_code is not ExitCode.DONE:
         raise StageExit(code=int(current.exit_code))
+
+
+def _with_printable_sentences(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        # The events of a log stay exact: their hashes cover every character.
+        return {k: inner if k == "events" else _with_printable_sentences(inner, k) for k, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_printable_sentences(inner, key) for inner in value]
+    return one_line(value) if isinstance(value, str) and key in _SENTENCES else value
 
 
 def _code_of(error: Interrupted | KeyboardInterrupt) -> ExitCode:

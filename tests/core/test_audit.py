@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from release_tasks.core.audit import GENESIS, AuditLog
 from release_tasks.core.canonical import canonical_bytes
 from release_tasks.core.digests import sha256_bytes
+from release_tasks.core.printable import one_line
 from release_tasks.core.records import AuditAnchor
 
 
@@ -286,7 +287,7 @@ def test_foreign_lines_at_the_end_are_detected_and_the_chain_continues(filled: A
 
 def test_event_larger_than_the_tail_buffer_is_found(log: AuditLog) -> None:
     """The last record is found, whatever its length."""
-    log.append("big", status="ok", detail="x" * 200_000)
+    log.append("big", status="ok", note="x" * 200_000)
     assert log.append("small", status="ok").seq == 2
     assert log.verify().intact
 
@@ -294,11 +295,11 @@ def test_event_larger_than_the_tail_buffer_is_found(log: AuditLog) -> None:
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(detail=st.text(st.characters()), more=st.dictionaries(st.just("note"), st.text(st.characters())))
 def test_any_text_can_be_recorded(log: AuditLog, detail: str, more: dict[str, str]) -> None:
-    """Newlines, NUL, any alphabet and undecodable file names are read back unchanged."""
+    """Newlines, NUL, any alphabet and undecodable file names are read back; the sentence on one printable line."""
     log.append("event", status="ok", detail=detail, **more)
     verdict = log.verify()
     assert verdict.intact
-    assert verdict.events[-1]["detail"] == detail
+    assert verdict.events[-1]["detail"] == one_line(detail)
     assert verdict.events[-1].get("note") == more.get("note")
 
 

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import pytest
 import release_tasks
 from release_tasks.core.lock import FileLock
 from tests.support.invoke_project import InvokeProject
+from tests.support.terminal import Shown, start_on_terminal
 
 VERSIONS = {"2.2": "invoke>=2.2,<2.3", "3": "invoke>=3,<4"}
 
@@ -83,3 +84,19 @@ def versioned(tmp_path: Path, invoke_folder: Path, environment: Callable[..., di
     root = tmp_path / "theirs"
     root.mkdir()
     return InvokeProject(root, environment(tmp_path, invoke_folder), [sys.executable, "-m", "invoke"])
+
+
+@pytest.fixture
+def on_terminal() -> Iterator[Callable[..., Shown]]:
+    """Return a function that starts command lines on a terminal; the fixture ends each."""
+    started: list[Shown] = []
+
+    def start(scratch: InvokeProject, words: str, columns: int = 80, **variables: str) -> Shown:
+        started.append(start_on_terminal(scratch, words, columns, **variables))
+        return started[-1]
+
+    yield start
+    for shown in started:
+        if shown.process.poll() is None:
+            shown.process.kill()
+        shown.end()

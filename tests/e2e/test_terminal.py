@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import re
 import signal
 import sqlite3
-import struct
 import subprocess
 import sys
-import termios
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -22,10 +18,10 @@ import pytest
 from rich.cells import cell_len
 
 from tests.support.invoke_project import InvokeProject
+from tests.support.terminal import Shown
 
 pytestmark = pytest.mark.slow
 
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 RELEASE = "1.22.333-rc.4-of-a-name-that-is-long"
 TASKS = [
     "gate.run count",
@@ -48,44 +44,6 @@ TASKS = [
     "pairing.list telegram",
     "pairing.approve telegram NOSUCHCODE",
 ]
-
-
-class Shown:
-    """One command line on its own terminal."""
-
-    def __init__(self, process: subprocess.Popen[bytes], master: int) -> None:
-        self.process = process
-        self.data = b""
-        self._master = master
-        self._thread = threading.Thread(target=self._read)
-        self._thread.start()
-
-    def _read(self) -> None:
-        while True:
-            try:
-                data = os.read(self._master, 65536)
-            except OSError:  # EIO: the last process that had it open has ended
-                break
-            self.data += data
-        os.close(self._master)
-
-    def wait_for(self, text: str) -> None:
-        """Wait until ``text`` was printed."""
-        until = time.monotonic() + 60
-        while text.encode() not in self.data:
-            assert time.monotonic() < until, self.data
-            time.sleep(0.01)
-
-    def end(self) -> int:
-        """Wait for the end of the command and return the exit code."""
-        code = self.process.wait(timeout=90)
-        self._thread.join()
-        return code
-
-    def lines(self) -> list[str]:
-        """Return every line that was ever drawn, without cursor movements and colours."""
-        text = _ESCAPES.sub("\r", self.data.decode())
-        return [line for line in re.split(r"[\r\n]+", text) if line]
 
 
 @pytest.fixture
@@ -127,36 +85,6 @@ def project(scratch: InvokeProject, healthy: str) -> Any:
     release["gates"]["fails"] = {"command": "echo 'a line of output of a gate ' $(seq 40); exit 3"}
     scratch.write()
     return scratch
-
-
-@pytest.fixture
-def on_terminal() -> Iterator[Callable[..., Shown]]:
-    """Return a function that starts command lines on a terminal; the fixture ends each."""
-    started: list[Shown] = []
-
-    def start(scratch: InvokeProject, words: str, columns: int = 80, **variables: str) -> Shown:
-        master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
-        stored = {k: v for k, v in scratch.variables.items() if k not in ("CI", "NO_COLOR", "LC_ALL", "COLUMNS")}
-        environment = {**stored, "TERM": "xterm-256color", "LANG": "C.UTF-8", **variables}
-        process = subprocess.Popen(
-            [*scratch.command, *words.split()],
-            cwd=scratch.root,
-            env=environment,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-        )
-        os.close(slave)
-        started.append(Shown(process, master))
-        return started[-1]
-
-    yield start
-    for shown in started:
-        if shown.process.poll() is None:
-            shown.process.kill()
-        shown.end()
 
 
 def too_wide(line: str, columns: int) -> bool:

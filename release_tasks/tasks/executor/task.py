@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from invoke import Argument, Exit, Program, Task
 
 from release_tasks.core.errors import ExitCode, UsageError
-from release_tasks.core.printable import printable
+from release_tasks.core.printable import one_line
 from release_tasks.core.runner import escape_commands, escape_commands_in_json
 from release_tasks.core.streams import open_standard_streams
 from release_tasks.tasks.executor.running import caller_of
@@ -44,7 +44,7 @@ def refuse(message: str, *, as_json: bool = False) -> NoReturn:
     """
     open_standard_streams()  # Invoke prints the message
     if as_json:
-        document = {"status": "error", "exitCode": int(ExitCode.USAGE), "message": printable(message)}
+        document = {"status": "error", "exitCode": int(ExitCode.USAGE), "message": one_line(message)}
         print(escape_commands_in_json(json.dumps(document, indent=2)), flush=True)  # noqa: T201
     raise UsageExit(message)
 
