@@ -28,7 +28,7 @@ class UsageExit(UsageError, Exit):
     message: str
 
     def __init__(self, message: str) -> None:
-        super().__init__(escape_commands(printable(message)))  # Invoke prints it unchanged
+        super().__init__(escape_commands(message))  # Invoke prints it unchanged
 
     @property
     def code(self) -> int:
