@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.support.faults.marks import NEEDS_STRACE
+from tests.support.faults.marks import NEEDS_MOUNTS, NEEDS_STRACE
 from tests.support.neighbours.neighbour import NEEDS_NEIGHBOUR
 from tests.support.neighbours.siege import Attack, Siege
 
@@ -24,8 +24,10 @@ pytestmark = [
     NEEDS_NEIGHBOUR,
 ]
 
-_TRIES = 200  # of each kind; EVERY_CALL=1 tries every lookup
-_FEWER = 100  # of other exchanges, and of stages that change nothing live
+# Tries; EVERY_CALL=1 in the environment tries every lookup.
+_TRIES = 200
+_HALF = 100  # of two tests about the same: an asset, and the side files of a database
+_FEWER = 50
 
 # A stage, and the state of everything before it.
 _CHANGING = (("rollback", "damaged"), ("recover", "interrupted"), ("prepare", "damaged"))
@@ -38,6 +40,7 @@ _FOLDER_ABOVE = (
     ("data", "mirror-links"),
     ("data", "mirror-files"),
     ("data", "twin"),
+    ("data", "root-link"),
 )
 _ASSETS = (
     ("data/app.db", "link-app.db"),
@@ -46,6 +49,12 @@ _ASSETS = (
     ("data/ident", "links-ident"),
     ("data/ident", "mirror-links"),
     ("data/ident/sub", "link-ident-sub"),
+)
+# A mount point: its content is overwritten in place, and the other user can exchange names inside it only.
+_IN_MOUNT = (
+    ("data/ident/sub", "../data/ident/link-now"),
+    ("data/ident/key", "../data/ident/link-now"),
+    ("data/ident/tool", "../data/ident/link-now"),
 )
 _SIDE_FILES = (
     ("data/app.db-journal", "link-shadow"),
@@ -87,12 +96,14 @@ def attacks(stages: Iterable[tuple[str, str]], exchanges: Iterable[tuple[str, st
     ("tried", "count"),
     [
         pytest.param(attacks(_CHANGING, _FOLDER_ABOVE), _TRIES, id="folder above"),
-        pytest.param(attacks(_CHANGING, _ASSETS), _TRIES, id="asset"),
-        pytest.param(attacks(_CHANGING, _SIDE_FILES), _TRIES, id="side file of the database"),
+        pytest.param(attacks(_CHANGING, _ASSETS), _HALF, id="asset"),
+        pytest.param(attacks(_CHANGING, _SIDE_FILES), _HALF, id="side file of the database"),
         pytest.param(attacks(_CHANGING[:2], _STAGED), _TRIES, id="staged copy"),
         pytest.param(
             attacks([("recover", "planted"), ("prepare", "planted")], _STAGED), _TRIES, id="planted leftovers"
         ),
+        pytest.param(attacks([("rollback", "lost")], _FOLDER_ABOVE + _STAGED), _FEWER, id="lost folder"),
+        pytest.param(attacks([("rollback", "mounted")], _IN_MOUNT), _FEWER, id="mount point", marks=NEEDS_MOUNTS),
         pytest.param(attacks(_CHANGING, _HARD_LINKS), _FEWER, id="hard link"),
         pytest.param(attacks(_CHANGING, _OTHER_TYPES), _FEWER, id="other type"),
         pytest.param(

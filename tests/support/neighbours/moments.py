@@ -86,8 +86,11 @@ def stopped_after(driver: Driver, job: dict[str, Any], moments: list[Moment], ac
                 try:
                     act(stops)
                 finally:
+                    stops += 1
+                    if stops == len(moments):  # the rest of the run is faster without strace
+                        tracer.terminate()
+                        tracer.wait()
                     os.kill(child, signal.SIGCONT)
-                stops += 1
         return _ended(driver)
 
 

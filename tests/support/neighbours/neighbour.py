@@ -77,11 +77,13 @@ def exchange(target, bait):
     name = found(target)
     if name is None and "*" in target:
         return None
+    inside = "/".join(plain(part) for part in (name or target).split("/")[1:])
+    if os.path.basename(bait) == "link-now" and inode(bait) is None:
+        os.symlink(f"{sys.argv[2]}/{inside}", bait)
     if os.path.basename(bait).startswith("mirror-"):
         if name is None:
             return None
         shutil.rmtree(bait, ignore_errors=True)
-        inside = "/".join(plain(part) for part in name.split("/")[1:])
         mirror(name, bait, f"{sys.argv[2]}/{inside}" if bait.endswith("-links") else ".")
     before = inode(bait)
     try:
@@ -146,7 +148,8 @@ class Neighbour:
     """A process of the user ``USER`` that works in ``folder``, where all its targets and baits are.
 
     The bait ``mirror-links`` is made when it is used: a folder with the names of the target, in which each file is a
-    link to the same name in ``vault``. In ``mirror-files`` each is an empty file of the user.
+    link to the same name in ``vault``. In ``mirror-files`` each is an empty file of the user. ``link-now`` is a link to
+    the name of the target in ``vault``, also made then: in the folder of a mount point, where nothing stays.
     """
 
     def __init__(self, folder: Path, vault: Path) -> None:
