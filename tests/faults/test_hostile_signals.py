@@ -73,7 +73,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 COMMANDS = [
     (signal.SIGTERM, ("release.prepare",)),
-    (signal.SIGINT, ("release.prepare",)),
     (signal.SIGTERM, ("release.rollback",)),
     (signal.SIGTERM, ("release.rollback", "--plan")),
     (signal.SIGINT, ("release.diagnose",)),

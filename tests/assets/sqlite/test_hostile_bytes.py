@@ -27,7 +27,7 @@ from release_tasks.core.errors import StageFailed
 from release_tasks.core.place import trusted
 from tests.support.hostile import crash_in_a_transaction
 
-CASES = 150 if "EVERY_CALL" in os.environ else 8
+CASES = 150 if "EVERY_CALL" in os.environ else 4
 
 _CRASH_WITH_WAL = """
 import os, sqlite3, sys
