@@ -17,9 +17,6 @@ from release_tasks.core.redact import REDACTED, Redactor, mask_file
 from release_tasks.core.redaction import formats, phrases
 from tests.support.secrets import HARMLESS, LEAKS, PEM, Leak, pieces
 
-MEGABYTES = 10
-SLOWEST = 1.0  # MB a second; measured are more than 4, on a machine with nothing else to do
-
 
 def shown_pieces(shown: str, leak: Leak) -> list[str]:
     return [piece for piece in pieces(leak.secret) if piece in shown]
@@ -153,7 +150,9 @@ def test_values_that_are_no_secrets_stay(name: str, value: str) -> None:
     assert Redactor.from_environment({name: value}).redact_text(text) == text
 
 
-@pytest.mark.parametrize("size", [1, 7, 64, 1000])
+@pytest.mark.parametrize(
+    "size", [pytest.param(1, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow), 64, 1000]
+)
 def test_secret_in_two_reads_is_redacted(tmp_path: Path, size: int) -> None:
     """For any size of the reads, also a key of many lines and a token that the end of a line splits."""
     data = "\n".join(f"line {index}: {leak.text}" for index, leak in enumerate(LEAKS)).encode() + b"\n"
