@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from release_tasks.core.errors import UsageError
 from release_tasks.core.location import is_within
-from release_tasks.core.owned import require_own_parent
 
 if TYPE_CHECKING:
     from release_tasks.config.schema import HealthConfig, ReliabilityConfig, Settings
@@ -127,6 +126,8 @@ def output_flag(settings: Settings, name: str, value: str) -> Path:
 
     Raises ForeignFolder in a run as root for a folder that another user can change.
     """
+    from release_tasks.core.owned import require_own_parent  # here, because `inv --list` needs no attrs
+
     path = path_flag(name, value, "file")
     reserved = {f"release.assets.{key}": asset.path for key, asset in settings.release.assets.items()}
     root = settings.release.root
