@@ -15,6 +15,7 @@ from release_tasks.assets.placing import staged
 from release_tasks.assets.stored import is_folder
 from release_tasks.config.schema import Settings
 from release_tasks.core.lock import FileLock
+from release_tasks.core.place import find
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.store import Store
@@ -105,7 +106,9 @@ class HeldStores:
             place = tree.place(live)
             if place is None or not place.inside:
                 continue
-            with self._settings.release.assets[place.key].found() as asset:
+            with find(self._settings.release.assets[place.key].path) as asset:
+                if asset is None:
+                    continue
                 path = staged(asset, rollback_id).path / place.inside
             if path.parent.is_dir():
                 self._locks.enter_context(_hold_staged(path, live))
