@@ -134,10 +134,9 @@ def _with_content(
     folder = catalogue.path(metadata.snapshot_id)
     for asset in metadata.assets:
         notes += kind_of(asset).capture_notes(asset)
-        copy = stored_path(folder, asset)
         if not asset.exists or asset.key in altered or (altered and asset.plugin is not None):
             continue
-        result = kind_of(asset).examine(asset, assets.get(asset.key), copy)
+        result = kind_of(asset).examine(asset, assets.get(asset.key), stored_path(folder, asset))
         if result is None:
             continue
         findings += [AssetFinding(key=asset.key, what=problem) for problem in result.problems]

@@ -82,6 +82,7 @@ _HARMLESS = frozenset(
     b"me value type "
     b"must cannot should with without from".split()
 )
+_PATH = re.compile(rb"(?:/|\.{1,2}/|~/)[\w@. -]+(?:/[\w@. -]*)*[:.,;]?$")  # credentials are often in a file
 _NUMBER = re.compile(rb"[0-9.,:%/]*[a-z]?$")
 _SENTENCE = re.compile(rb"(?:[A-Za-z'_-]+[.,:;!?]?(?: |$)){3,}$")
 _VERBS = re.compile(
@@ -156,6 +157,8 @@ def _is_secret(keyword: bytes, value: bytes, is_field: bool) -> bool:
     if len(value) < 4 or value.lower().rstrip(b".,!?") in _HARMLESS or _REFERENCE.match(value):
         return False
     if keyword not in (b"passw", b"pass", b"pwd", b"passphrase", b"passcode", b"secret") and _NUMBER.match(value):
+        return False
+    if keyword == b"credential" and _PATH.match(value):
         return False
     if keyword == b"dsn" and b"://" in value:
         return False  # the rule of URLs leaves the host legible
