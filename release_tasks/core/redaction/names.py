@@ -47,17 +47,17 @@ _KEY_OF = re.compile(
 # The end of the name, and the sign between name and value, in the forms of shells, JSON, YAML, XML and languages.
 _SIGN = re.compile(
     rb"([\w.-]{0,40})(?:\\{0,3}[\"'`])?[\])]?[ \t]{0,16}"
-    rb"(?:=>|:=|=(?![=~>])|:(?![:/])|,[ \t]?(?=\\{0,3}[\"'`])|>)[ \t]{0,16}(?:[\[({][ \t]{0,4})?(?:[bfru]{1,"
-    rb"2}(?=[\"']))?"
+    rb"(?:=>|:=|=(?![=~>])|:(?![:/])|,[ \t]?(?=\\{0,3}[\"'`])|>)[ \t]{0,16}(?:[\[({][ \t]{0,4})?"
+    rb"(?:[bfru]{1,2}(?=[\"']))?"
 )
 # A name that ends like this is about a secret, and its value is none: token_type, passwordPolicy, secret-name.
 _ABOUT = re.compile(
-    rb"(?:able|age|arn|backend|board|bucket|class|code|count|counts|dir|ed|enabled|endpoint|entication|env|e"
-    rb"rror|errors|"
-    rb"es|exists|expir\w*|field|fields|file|filename|folder|format|frame\w*|hint|index|ing|issuer|iz\w*|kind|label|"
-    rb"length|len|limit|limits|loader|manager|map|max\w*|min\w*|missing|mode|name|names|note|or|ors|owner|path|paths|"
-    rb"per\w*|policy|policies|position|present|prompt|provider|rate|ref|required|reset|rotation|space|status|store|"
-    rb"strength|timeout|title|ttl|type|types|uri|uris|url|urls|usage|used|valid\w*|variable|version|window|budget)$"
+    rb"(?:able|age|arn|backend|board|bucket|class|code|count|counts|dir|ed|enabled|endpoint|entication|env|error|"
+    rb"errors|es|exists|expir\w*|field|fields|file|filename|folder|format|frame\w*|hint|index|ing|issuer|iz\w*|kind|"
+    rb"label|length|len|limit|limits|loader|manager|map|max\w*|min\w*|missing|mode|name|names|note|or|ors|owner|path|"
+    rb"paths|per\w*|policy|policies|position|present|prompt|provider|rate|ref|required|reset|rotation|space|status|"
+    rb"store|strength|timeout|title|ttl|type|types|uri|uris|url|urls|usage|used|valid\w*|variable|version|window|"
+    rb"budget)$"
 )
 _QUOTED = re.compile(rb"(\\{0,3}[\"'`])((?:\\[^\"'`\n]|(?!\1)[^\n]){1,4096}?)\1")
 _PLAIN = re.compile(rb"[^\s\"'`<>]{1,4096}")
@@ -65,22 +65,19 @@ _BLOCK = re.compile(rb"[|>][+-]?[ \t]*\n[ \t]+([^\n]{4,1024})")  # a block of YA
 _NEXT_PAIR = re.compile(rb"[;&,](?=[\"'(\[]|[A-Za-z_][\w .-]{0,40}[=:])|[)\]},;]+$|;")
 # Names of variables, and expressions of a program in place of a value.
 _REFERENCE = re.compile(
-    rb"\$\{[\w:.?-]+\}[;,&)]?$|\$[A-Z_][A-Z0-9_]*$|\$\(|\$\{\{|\{\{|%\(|%s|\*{3,}|\.{3}|x{4,}$|\[[A-Z_ ]+\]$"
-    rb"|[A-Za-z_]\w*(?:\.\w+)*[(\[]|(?:await|new|yield|lambda|function)$|(?:os|process|self|config|settings|env|secrets|vars?|request|args|option"
-    rb"s|params)\.\w"
+    rb"\$\{[\w:.?-]+\}[;,&)]?$|\$[A-Z_][A-Z0-9_]*$|\$\(|\$\{\{|\{\{|%\(|%s|\*{3,}|\.{3}|x{4,}$|\[[A-Z_ ]+\]$|"
+    rb"[A-Za-z_]\w*(?:\.\w+)*[(\[]|(?:await|new|yield|lambda|function)$|(?:os|process|self|config|settings|env|"
+    rb"secrets|vars?|request|args|options|params)\.\w"
 )
 _HARMLESS = frozenset(
-    b"required missing invalid none null nil true false yes str string text bytes bool int integer number op"
-    b"tional unset "
-    b"empty changed expired okay unknown undefined default disabled enabled valid verified hidden masked rem"
-    b"oved ignored "
-    b"skipped failed passed denied granted accepted rejected incorrect wrong mismatch found added updated cr"
-    b"eated deleted "
-    b"rotated revoked password passwd secret token tokens keys cookie cookies credential credentials bearer "
-    b"basic digest "
-    b"file vault keyring prompt stdin session auth oauth oauth2 public private login logout username user na"
-    b"me value type "
-    b"must cannot should with without from".split()
+    (
+        b"required missing invalid none null nil true false yes str string text bytes bool int integer number optional "
+        b"unset empty changed expired okay unknown undefined default disabled enabled valid verified hidden masked "
+        b"removed ignored skipped failed passed denied granted accepted rejected incorrect wrong mismatch found added "
+        b"updated created deleted rotated revoked password passwd secret token tokens keys cookie cookies credential "
+        b"credentials bearer basic digest file vault keyring prompt stdin session auth oauth oauth2 public private "
+        b"login logout username user name value type must cannot should with without from"
+    ).split()
 )
 _PATH = re.compile(rb"(?:/|\.{1,2}/|~/)[\w@. -]+(?:/[\w@. -]*)*[:.,;]?$")  # credentials are often in a file
 _NUMBER = re.compile(rb"[0-9.,:%/]*[a-z]?$")
