@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from release_tasks.assets.sqlite.reader import ContentReader
 from tests.support.faults.damage import DamagedProject, scratch_folder
 from tests.support.faults.mounts import Mounts, mounted
 from tests.support.faults.scenario import MakeScenarioProject
 from tests.support.faults.service import Service
+from tests.support.faults.stages import answer_here
 from tests.support.faults.tracing import Driver
 from tests.support.project import Project
 
@@ -39,8 +41,12 @@ def make_scenario_project(memory: Path) -> MakeScenarioProject:
 
 
 @pytest.fixture
-def driver(memory: Path) -> Iterator[Driver]:
-    """The process that runs stages, each in a child of its own."""
+def driver(memory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    """The process that runs stages, each in a child of its own.
+
+    The checks after each point read databases in the process of the test: thousands of processes would take minutes.
+    """
+    monkeypatch.setattr(ContentReader, "_answer", answer_here)
     started = Driver(memory)
     yield started
     started.close()

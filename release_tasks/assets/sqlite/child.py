@@ -19,7 +19,7 @@ import apsw
 
 from release_tasks.assets.sqlite import content
 
-__all__ = ["main"]
+__all__ = ["answer", "main"]
 
 _ACTIONS: dict[str, Callable[..., Any]] = {
     "check": content.check,
@@ -43,7 +43,7 @@ def main() -> None:
     while True:
         request = json.loads(requests.get())
         _limit_use(request.pop("cpu"), request.pop("memory"))
-        line = json.dumps(_answer(request.pop("action"), request)).encode() + b"\n"
+        line = json.dumps(answer(request.pop("action"), request)).encode() + b"\n"
         rest = memoryview(line)
         while rest:
             rest = rest[os.write(answers, rest) :]
@@ -72,7 +72,8 @@ def _limit(which: int, value: int) -> None:
         resource.setrlimit(which, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
-def _answer(action: str, request: dict[str, Any]) -> dict[str, Any]:
+def answer(action: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of an action, or the error of SQLite, as a document."""
     try:
         return {"result": _ACTIONS[action](**request)}
     except (MemoryError, apsw.NoMemError, apsw.TooBigError):
