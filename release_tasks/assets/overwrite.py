@@ -36,7 +36,9 @@ def remove_live(live: Place) -> None:
         return
     if live.is_folder():
         with live.tree(force=True) as tree:
-            for name in os.listdir(tree.fd):
+            with with_path(tree.location):
+                names = os.listdir(tree.fd)
+            for name in names:
                 with with_path(tree.shown(name)):
                     remove_tree(Path(name), tree.fd)
         with contextlib.suppress(OSError):

@@ -109,7 +109,8 @@ class Place:
         """Return the sorted names in the folder. Raises OSError."""
         fd = self._open_folder()
         try:
-            return sorted(os.listdir(fd))
+            with with_path(self.path.parent):
+                return sorted(os.listdir(fd))
         finally:
             os.close(fd)
 
@@ -176,10 +177,11 @@ class Place:
         """Create a folder with the mode 0700 and open it. Raises OSError, StageFailed if it was exchanged meanwhile."""
         self.make_folder()
         tree = self.tree()
-        info = os.fstat(tree.fd)
-        if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) & 0o077 or os.listdir(tree.fd):
-            tree.close()
-            raise StageFailed(f"{self.path} was exchanged by another process while it was created.")
+        with with_path(self.path):
+            info = os.fstat(tree.fd)
+            if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) & 0o077 or os.listdir(tree.fd):
+                tree.close()
+                raise StageFailed(f"{self.path} was exchanged by another process while it was created.")
         return tree
 
     def remove(self) -> None:
@@ -272,6 +274,7 @@ class _Walker:
 
     def __init__(self) -> None:
         self.fd = _open_root()
+        self._info = os.fstat(self.fd)
         self._stranger: str | None = None  # of the folders above
         self._where = Path("/")
         self._links = 0
@@ -282,7 +285,8 @@ class _Walker:
     def go(self, path: Path) -> None:
         """Go to a folder; a relative path starts at the folder that was reached. Raises StageFailed, OSError."""
         if path.is_absolute():
-            self._enter(_open_root(), Path("/"))
+            root = _open_root()
+            self._enter(root, os.fstat(root), Path("/"))
             self._stranger = None
         for name in path.parts[path.is_absolute() :]:
             self._step(name)
@@ -291,7 +295,7 @@ class _Walker:
         """Name who but root may exchange ``name`` in the folder that was reached, or a folder above it."""
         if self._stranger is not None or os.geteuid() != 0:
             return self._stranger
-        folder = os.fstat(self.fd)
+        folder = self._info
         if folder.st_uid != 0:
             return user_name(folder.st_uid)
         if not folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -308,7 +312,7 @@ class _Walker:
             fd = os.open(name, _LOOK, dir_fd=self.fd)
         info = os.fstat(fd)
         if stat.S_ISDIR(info.st_mode):
-            self._enter(fd, where)
+            self._enter(fd, info, where)
             self._stranger = stranger
             return
         try:
@@ -329,9 +333,9 @@ class _Walker:
         self.go(Path(target))
         self._stranger = self._stranger or stranger
 
-    def _enter(self, fd: int, where: Path) -> None:
+    def _enter(self, fd: int, info: os.stat_result, where: Path) -> None:
         os.close(self.fd)
-        self.fd, self._where = fd, where
+        self.fd, self._info, self._where = fd, info, where
 
 
 def _open_root() -> int:

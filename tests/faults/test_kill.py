@@ -167,14 +167,19 @@ def test_audit_append_killed_at_any_call_leaves_one_chain(
 ) -> None:
     """The event is present or absent, the chain is intact, and the next append continues it."""
     log = scenario.project.pipeline.audit
+
+    def restore(before: int) -> None:
+        scenario.restore_files()
+        log.path.unlink(missing_ok=True)
+        for _ in range(before):
+            log.append("before", status="ok")
+
     points = []
     for before in (0, 3):  # the first event, which creates the file, and a later event
-        scenario.restore_files()
+        restore(before)
         points = scenario.driver.record(scenario.job("append"), scenario.folders)
         for point in points:
-            scenario.restore_files()
-            for _ in range(before):
-                log.append("before", status="ok")
+            restore(before)
             scenario.driver.kill(scenario.job("append"), point)
             events = len(log.verify().events)
             assert events in (before, before + 1), point

@@ -421,15 +421,6 @@ class TestLimits:
         assert_whole_under_limits(lambda name: make(name, mode), resource.RLIMIT_NOFILE, limits)
 
 
-def rollback_result(project: Project) -> tuple[str, str]:
-    """Roll back and return the status and the diagnostics, also when the pipeline folder could not be examined."""
-    try:
-        outcome = project.roll_back()
-    except StageFailed as error:
-        return "failed", error.message
-    return outcome.status, " ".join(outcome.diagnostics)
-
-
 def assert_whole_under_limits(make: Callable[[str], Project], kind: int, values: list[int]) -> None:
     """Roll back, recover and prepare under each limit, and then without it."""
     ended: Counter[str] = Counter()
@@ -438,11 +429,11 @@ def assert_whole_under_limits(make: Callable[[str], Project], kind: int, values:
         layout = Layout(project)
         inode = project.database.stat().st_ino
         with limited(kind, value):
-            status, words = rollback_result(project)
-        is_new = status == "restored" or "is live" in words
-        assert layout.state() == ("new" if is_new else "old"), words
-        assert project.database.stat().st_ino == inode, words
-        ended[f"rollback {status}"] += 1
+            outcome = project.roll_back()
+        is_new = outcome.status == "restored" or "is live" in " ".join(outcome.diagnostics)
+        assert layout.state() == ("new" if is_new else "old"), outcome
+        assert project.database.stat().st_ino == inode, outcome
+        ended[f"rollback {outcome.status}"] += 1
         recover(project.settings)
         layout.assert_intact(value)
         change(project)

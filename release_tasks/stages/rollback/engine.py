@@ -129,7 +129,18 @@ def rollback(
     """
     require_own_stores(settings)
     try:
-        with attempt(settings, pipeline or Pipeline(settings.release.root), request, emit) as run, service_kept(run):
+        pipeline = pipeline or Pipeline(settings.release.root)
+    except StageFailed as error:  # the folder cannot be read, so there is no log to write to
+        now = timestamp()
+        return RollbackOutcome(
+            status="failed",
+            snapshot_id=request.snapshot_id,
+            started_at=now,
+            completed_at=now,
+            diagnostics=[error.message],
+        )
+    try:
+        with attempt(settings, pipeline, request, emit) as run, service_kept(run):
             require_sendable(run)
             target = resolve_and_verify(run)
             if (found := in_place(run, target)) and (outcome := confirm(run, found)):

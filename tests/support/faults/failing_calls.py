@@ -64,7 +64,7 @@ _NUMBERS = {  # of Linux on x86-64
     "syncfs": 306, "renameat2": 316,
 }
 # fmt: on
-_THRESHOLD = 1500  # more calls of one name than any stage makes
+_THRESHOLD = 2000  # more calls of one name than any stage makes
 
 
 def why_not() -> str | None:
