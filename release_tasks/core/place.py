@@ -64,11 +64,12 @@ class Place:
 
     @property
     def reference(self) -> str:
-        """A path of this place for code that takes no descriptors; it leads through the descriptor of the folder.
+        """A path of this place for code that takes no descriptors.
 
-        The folder is the one that is held open. Does not protect the last name: its reader must follow no link.
+        For root it leads through the descriptor of the folder that is held open. It does not protect the last name: the
+        reader must follow no link.
         """
-        if self.folder is None or not os.path.isdir("/proc/self/fd"):
+        if self.folder is None or os.geteuid() != 0 or not os.path.isdir("/proc/self/fd"):
             return str(self.path)
         return f"/proc/self/fd/{self.folder}/{self.name}"
 

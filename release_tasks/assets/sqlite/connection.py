@@ -23,7 +23,7 @@ import apsw
 
 from release_tasks.assets.findings import Busy, Damaged
 from release_tasks.assets.sqlite.results import extended_code, is_damage
-from release_tasks.assets.sqlite.system_calls import SIDE_FILES, guarded, known, replace_system_calls
+from release_tasks.assets.sqlite.system_calls import SIDE_FILES, guarded, known, one_thread, replace_system_calls
 from release_tasks.assets.waiting import LockWait, holders_of
 from release_tasks.core.errors import DiskFull, StageFailed, with_path
 from release_tasks.core.place import Place, trusted
@@ -97,6 +97,7 @@ def connection(
     # A URI can contain every byte of a path; as text, SQLite takes only UTF-8 (https://sqlite.org/uri.html).
     uri = f"file://{quote(os.fsencode(path.absolute()))}{'?immutable=1' if is_immutable else ''}"
     with contextlib.ExitStack() as resources:
+        resources.enter_context(one_thread())
         resources.enter_context(known(str(path.absolute())))
         database = apsw.Connection(uri, flags=flags | apsw.SQLITE_OPEN_URI)
         resources.callback(database.close, True)

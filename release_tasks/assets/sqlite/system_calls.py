@@ -7,6 +7,10 @@ file of the database by that descriptor and one name. Every opened file is exami
 regular file, as root none of another user, and for the database itself the file that the caller has seen. SQLite
 deletes only side files of the databases that are open: a journal can name any other file (``sqlite.journal``).
 
+These calls need Python's lock while SQLite holds its own, and a thread that closes a connection holds Python's lock
+while it waits for that of SQLite. So they are replaced in a run as root only, where another user can be an attacker,
+and there one thread at a time uses SQLite (``one_thread``).
+
 The replacement is SQLite's own interface for this (xSetSystemCall, https://sqlite.org/c3ref/vfs.html). It is in force
 for all connections of ``apsw`` in this process. Links above a database are still followed, by the kernel.
 """
@@ -29,7 +33,7 @@ from release_tasks.core.errors import StageError, StageFailed
 from release_tasks.core.interrupt import deferring_signals
 from release_tasks.core.place import Place
 
-__all__ = ["SIDE_FILES", "Guard", "guarded", "known", "replace_system_calls"]
+__all__ = ["SIDE_FILES", "Guard", "guarded", "known", "one_thread", "replace_system_calls"]
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
@@ -65,6 +69,15 @@ class _Known(threading.local):
 
 
 _known = _Known()
+
+
+_IS_ROOT = os.geteuid() == 0
+_turn = threading.RLock()
+
+
+def one_thread() -> contextlib.AbstractContextManager[object]:
+    """Let no other thread use SQLite while the block runs, in a run as root."""
+    return _turn if _IS_ROOT else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -103,7 +116,9 @@ def known(path: str) -> Iterator[None]:
 
 
 def replace_system_calls() -> None:
-    """Replace the calls, for good. Has no effect where SQLite has no such calls."""
+    """Replace the calls, for good; has an effect in a run as root only."""
+    if not _IS_ROOT:
+        return
     vfs = apsw.VFS("release-tasks", base="unix")
     for name, call in _CALLS.items():
         address = ctypes.cast(call, ctypes.c_void_p).value

@@ -14,6 +14,7 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.sqlite import child
 from release_tasks.assets.sqlite import database as sqlite
 from release_tasks.assets.sqlite.reader import ContentReader
+from release_tasks.assets.sqlite.system_calls import one_thread
 from release_tasks.config.schema import PairingConfig, Settings
 from release_tasks.core.errors import StageError, describe_error
 from release_tasks.core.events import Emit, ignore
@@ -188,4 +189,5 @@ def make_serial() -> None:
 def answer_here(_: ContentReader, request: dict[str, Any], shown: Path, seconds: int) -> bytes:
     """Read a database in this process: its start-up would be most of the time of a run under strace."""
     options = {name: value for name, value in request.items() if name not in ("action", "cpu", "memory")}
-    return json.dumps(child.answer(request["action"], options)).encode() + b"\n"
+    with one_thread():
+        return json.dumps(child.answer(request["action"], options)).encode() + b"\n"
