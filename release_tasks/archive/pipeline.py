@@ -127,10 +127,12 @@ class Pipeline:
         files = self.read_manifests()
         found = next((file for file in files if file.release_id == release_id), None)
         if found is None:
-            latest = ", ".join(file.release_id for file in files[-5:])
-            more = f"The latest releases are {latest}. To list more: {typed('release.status', '--limit', '100')}"
-            none = f"No release exists yet. To create one: {typed('release.prepare')}"
-            raise UsageError(f"There is no release {release_id!r}. {more if latest else none}")
+            if files:
+                latest = ", ".join(file.release_id for file in files[-5:])
+                hint = f"The latest releases are {latest}. To list more: {typed('release.status', '--limit', '100')}"
+            else:
+                hint = f"No release exists yet. To create one: {typed('release.prepare')}"
+            raise UsageError(f"There is no release {release_id!r}. {hint}")
         return found
 
     def get_manifest(self, release_id: str) -> Manifest:

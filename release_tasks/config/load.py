@@ -26,7 +26,7 @@ from release_tasks.config.kinds import flat_class, has_kinds, split
 from release_tasks.config.written import AsWritten, exact_number, meaning_of, plain, shown
 from release_tasks.core.codec import findings
 from release_tasks.core.errors import ConfigError
-from release_tasks.core.location import is_within, overlap, without_links
+from release_tasks.core.location import is_within, overlaps, without_links
 from release_tasks.core.options import Duration, Share, did_you_mean
 from release_tasks.core.redact import Redactor, declare_secrets
 from release_tasks.core.units import parse_boolean, parse_duration, parse_integer, parse_share
@@ -182,12 +182,11 @@ def _overlaps(
         places.append(("release.root", root, without_links(root)))
         inside = {name: path for name, path in others.items() if path is not None and is_within(path, root)}
         problems += [(name, f"{path} is inside release.root") for name, path in inside.items()]
-    for index, (label, path, place) in enumerate(places):
-        for other_label, other, other_place in places[:index]:
-            if overlap(place, other_place):
-                is_plain = path == other or path in other.parents or other in path.parents
-                links = "" if is_plain else f" through a link or a mount: they are {place} and {other_place}"
-                problems.append((label, f"{path} overlaps with {other_label}{links}"))
+    for index, earlier in overlaps(place for _, _, place in places):
+        (label, path, place), (other_label, other, other_place) = places[index], places[earlier]
+        is_plain = path == other or path in other.parents or other in path.parents
+        links = "" if is_plain else f" through a link or a mount: they are {place} and {other_place}"
+        problems.append((label, f"{path} overlaps with {other_label}{links}"))
     return problems
 
 

@@ -110,7 +110,7 @@ class Interrupted(BaseException):
 
     def __init__(self, exit_code: ExitCode, detail: str = "") -> None:
         self.exit_code = exit_code
-        self.detail = one_line(detail)
+        self.detail = one_line(detail) if detail else ""  # a signal can arrive while ``one_line`` is imported
         super().__init__(f"Interrupted by {exit_code.name}. {self.detail}".rstrip())
 
 

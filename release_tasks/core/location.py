@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["is_within", "lstat_or_none", "overlap", "without_links"]
+__all__ = ["is_within", "lstat_or_none", "overlaps", "without_links"]
 
 # The deepest folder that exists, by device and inode, and the names below it. The inode of a folder is the same under
 # every name: through a link, a bind mount, or in other letters on a disk that ignores case.
@@ -31,12 +32,21 @@ def lstat_or_none(path: Path) -> os.stat_result | None:
 
 def is_within(path: Path, folder: Path) -> bool:
     """Return whether ``path`` is ``folder`` or is below it. Neither needs to exist. Links in both are followed."""
-    return _location(without_links(folder)) in _trail(without_links(path))
+    return _steps(without_links(folder))[-1] in _steps(without_links(path))
 
 
-def overlap(path: Path, other: Path) -> bool:
-    """Return whether one of two paths is the other, or is below it; no part of either may be a link to follow."""
-    return _location(path) in _trail(other) or _location(other) in _trail(path)
+def overlaps(paths: Iterable[Path]) -> list[tuple[int, int]]:
+    """Return each pair of paths of which one is the other, or is below it, as indices; the larger index is first.
+
+    No part of a path may be a link to follow.
+    """
+    ways = [_steps(path) for path in paths]
+    return [
+        (index, earlier)
+        for index, steps in enumerate(ways)
+        for earlier, other in enumerate(ways[:index])
+        if steps[-1] in other or other[-1] in steps
+    ]
 
 
 def without_links(path: Path, *, follows_last: bool = True) -> Path:
@@ -44,18 +54,16 @@ def without_links(path: Path, *, follows_last: bool = True) -> Path:
     return Path(os.path.realpath(path)) if follows_last else Path(os.path.realpath(path.parent)) / path.name
 
 
-def _trail(path: Path) -> Iterator[_Location]:
-    return map(_location, (path, *path.parents))
-
-
-def _location(path: Path) -> _Location:
-    rest: list[str] = []
-    for folder in (path, *path.parents):
-        try:
-            info = os.lstat(folder)
-        except OSError:
-            info = None
-        if info is not None and stat.S_ISDIR(info.st_mode):
-            return (info.st_dev, info.st_ino), tuple(reversed(rest))
-        rest.append(folder.name)
-    raise AssertionError("the root folder exists")
+def _steps(path: Path) -> list[_Location]:
+    """Return the locations of the root folder, of each folder above ``path``, and of ``path``."""
+    steps: list[_Location] = []
+    for place in (*reversed(path.parents), path):
+        if not steps or not steps[-1][1]:
+            with contextlib.suppress(OSError):
+                info = os.lstat(place)
+                if stat.S_ISDIR(info.st_mode):
+                    steps.append(((info.st_dev, info.st_ino), ()))
+                    continue
+        folder, names = steps[-1]
+        steps.append((folder, (*names, place.name)))
+    return steps

@@ -191,12 +191,12 @@ def _foreign(path: Path, info: os.stat_result, *, is_inside: bool = False) -> Ex
 
 def _writable(path: Path, info: os.stat_result) -> Exposure | None:
     """Return whether the mode, or the access list, lets others than root write a file or folder of root."""
+    if not info.st_mode & _OTHERS_WRITE:  # with an access list, the bits of the group are the limit of its entries
+        return None
     name = quoted(str(path))
     fix = f"chmod go-w {name}"
     if info.st_mode & stat.S_IWOTH:
         return Exposure(path=path, reason="may be written by every user", fix=fix)
-    if not info.st_mode & stat.S_IWGRP:  # with an access list, these bits are the limit of its entries
-        return None
     writers = _writers_by_list(path)
     if writers is not None:
         uid, writer = next(iter(writers), (None, None))

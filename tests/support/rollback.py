@@ -22,6 +22,7 @@ def roll_back(
     health_url: str | None = None,
     restart_command: str | None = None,
     force: bool = False,
+    unverified: bool = False,
     wait: float = 0.0,
     emit: Emit = ignore,
 ) -> RollbackOutcome:
@@ -30,7 +31,8 @@ def roll_back(
     health = evolve(release.health, url=health_url or release.health.url)
     restart = evolve(release.restart, command=restart_command or release.restart.command)
     settings = evolve(project.settings, release=evolve(release, health=health, restart=restart))
-    return rollback(settings, RollbackRequest(snapshot_id=snapshot_id, force=force, wait=wait), emit)
+    request = RollbackRequest(snapshot_id=snapshot_id, force=force, unverified=unverified, wait=wait)
+    return rollback(settings, request, emit)
 
 
 def other_notes(outcome: RollbackOutcome) -> list[str]:

@@ -6,6 +6,7 @@ cycle of pages), and a damaged file can crash it. Then the content is unchecked,
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -27,7 +28,7 @@ from release_tasks.core.place import trusted
 from release_tasks.core.process.command import signal_name
 from release_tasks.core.units import show_duration
 
-__all__ = ["ContentReader", "ContentUnread"]
+__all__ = ["ContentReader", "ContentUnread", "end_idle"]
 
 # Python starts without its ``site`` module, which takes longer than a small check.
 _START = "import sys; sys.path[:] = sys.argv[1:]; from release_tasks.assets.sqlite.child import main; main()"
@@ -47,8 +48,13 @@ class ContentUnread(StageFailed):
         self.reason = reason
 
 
+# Processes that answered their last request and wait for the next block: a start takes longer than most checks.
+_idle: list[subprocess.Popen[bytes]] = []
+os.register_at_fork(after_in_child=_idle.clear)  # they answer the parent
+
+
 class ContentReader:
-    """A process that reads databases, started for the first request and stopped after the block.
+    """A process that reads databases, while the block runs.
 
     The databases are copies that no process writes.
     """
@@ -60,7 +66,9 @@ class ContentReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        if self._process is not None:
+            _idle.append(self._process)
+            self._process = None
 
     def ask(
         self,
@@ -80,14 +88,13 @@ class ContentReader:
         seconds = _BASE_SECONDS + os.stat(path).st_size // _BYTES_PER_SECOND
         request = {"action": action, "path": str(path.absolute()), "cpu": seconds, "memory": _MEMORY, **options}
         try:
-            line = self._answer(request, shown, seconds)
+            answer = parse_object(self._answer(request, shown, seconds), "the answer")
+        except InvalidDocument as error:
+            self._stop()
+            raise ContentUnread(shown, "has too long a result") from error
         except BaseException:
             self._stop()
             raise
-        try:
-            answer = parse_object(line, "the answer")
-        except InvalidDocument as error:
-            raise ContentUnread(shown, "has too long a result") from error
         if "unfinished" in answer:
             raise ContentUnread(shown, str(answer["unfinished"]))
         if "error" in answer:
@@ -99,7 +106,7 @@ class ContentReader:
         """Send a request and return the line of the answer."""
         deadline = awake.now() + _WALL_FACTOR * seconds
         try:
-            process = self._process = self._process or _start()
+            process = self._process = self._process or _take() or _start()
         except (OSError, ValueError) as error:
             raise ContentUnread(shown, f"could not be started ({error})") from error
         assert process.stdin is not None and process.stdout is not None
@@ -126,14 +133,33 @@ class ContentReader:
     def _stop(self) -> int:
         """End the process and return its exit code, which is negative for a signal."""
         process, self._process = self._process, None
-        if process is None:
-            return 0
-        assert process.stdin is not None and process.stdout is not None
-        if process.poll() is None:
-            process.kill()
-        process.stdin.close()
-        process.stdout.close()
-        return process.wait()
+        return _end(process) if process else 0
+
+
+def _take() -> subprocess.Popen[bytes] | None:
+    """Return a process that waits; None when there is none."""
+    with contextlib.suppress(IndexError):
+        while process := _idle.pop():
+            if process.poll() is None:
+                return process
+            _end(process)
+    return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    assert process.stdin is not None and process.stdout is not None
+    if process.poll() is None:
+        process.kill()
+    process.stdin.close()
+    process.stdout.close()
+    return process.wait()
+
+
+@atexit.register
+def end_idle() -> None:
+    """End the processes that wait for the next block."""
+    while _idle:
+        _end(_idle.pop())
 
 
 def _start() -> subprocess.Popen[bytes]:

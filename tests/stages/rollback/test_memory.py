@@ -230,7 +230,8 @@ def test_stop_command_that_fails_does_not_end_the_rollback(project: Project, com
     assert reason in outcome.diagnostics[0] and "The service may still run" in outcome.diagnostics[0]
     assert project.content() == before
     assert audit_events(project)[0] == ("service.stopped", "failed")
-    assert reason in project.pipeline.audit.verify().events[0]["detail"]
+    (stopped,) = [event for event in project.pipeline.audit.verify().events if event["event"] == "service.stopped"]
+    assert reason in stopped["detail"]
     stopping = project.folder / "stopping"
     assert not stopping.exists() or not is_running(int(stopping.read_text()))
 
