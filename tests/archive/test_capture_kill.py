@@ -134,6 +134,7 @@ def test_killed_capture_leaves_no_snapshot(large_project: Project, capture_proce
     assert cut_short >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_capture_removes_its_files(
     large_project: Project, capture_process: CaptureProcess, number: int, code: int
@@ -175,6 +176,7 @@ def test_signal_at_the_first_folder_of_a_capture_leaves_no_file(
     assert not project.pipeline.catalogue.store.leftovers()
 
 
+@pytest.mark.slow
 def test_snapshot_is_flushed_before_it_is_published(project: Project, tmp_path: Path) -> None:
     """Every file and folder is flushed before the rename that publishes, and the catalogue after it."""
     project.pipeline.catalogue.store.folder.mkdir(parents=True)

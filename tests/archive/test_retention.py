@@ -74,6 +74,7 @@ def test_every_printed_undo_option_works(project: Project) -> None:
     assert {alias.target for alias in aliases.values()} <= set(ids(project.pipeline.catalogue))
 
 
+@pytest.mark.slow
 def test_the_older_of_equal_states_stays_and_the_newer_id_stands_for_it(project: Project) -> None:
     """Rollback, rollback to A, rollback: C equals A. Both ids work, and the removal is printed and audited."""
     release(project, "v1")
@@ -280,6 +281,7 @@ def test_prepare_names_a_release_without_a_verdict(project: Project) -> None:
     assert release(project, "r5").diagnostics == []
 
 
+@pytest.mark.slow
 def test_a_rollback_that_changes_nothing_is_no_verdict(project: Project, health: Health) -> None:
     """The health is shallow, and the latest snapshot has the bad state: restoring it must not release the good one."""
     project.overrides |= {"health.url": health.url, "retention": 1}

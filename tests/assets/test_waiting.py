@@ -64,6 +64,7 @@ def test_other_locks_are_not_named(locked: tuple[Path, int], tmp_path: Path) -> 
     assert pid != os.getpid()
 
 
+@pytest.mark.slow
 def test_a_capture_says_whom_it_waits_for_and_goes_on(project: Project) -> None:
     """A database that is locked exclusively for a while is captured when the lock ends."""
     events: list[Event] = []

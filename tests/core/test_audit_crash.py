@@ -48,6 +48,7 @@ def test_concurrent_appends_make_one_chain(log: AuditLog) -> None:
     assert sorted(event["detail"] for event in verdict.events) == sorted(expected)
 
 
+@pytest.mark.slow
 def test_killed_writer_leaves_the_log_intact(log: AuditLog) -> None:
     """After a SIGKILL at any moment of an append the chain continues."""
     chance = random.Random(7)

@@ -148,6 +148,7 @@ def test_wait_says_who_holds_the_lock_and_how_long_it_lasts(
     assert notes[0].endswith("Waiting for at most 1s more.")
 
 
+@pytest.mark.slow
 def test_wait_ends_at_its_deadline(root: Path, start_holder: Callable[[], LockHolder]) -> None:
     """The wait is neither cut short nor endless."""
     start_holder()
@@ -183,6 +184,7 @@ def test_concurrent_runs_lose_no_update(root: Path, tmp_path: Path) -> None:
     assert counter.read_text() == "40"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"pid": "x", "host": 1, "command": [], "since": null}'])
 def test_damaged_lock_json_still_gives_a_message(
     root: Path, start_holder: Callable[[], LockHolder], content: bytes

@@ -74,6 +74,7 @@ except BaseException as error:
 """
 
 
+@pytest.mark.slow
 def test_a_call_without_an_end_does_not_keep_the_process() -> None:
     """A signal ends the block and then the process, while a thread is in a call of C code."""
     command = [sys.executable, "-c", _STUCK_WORKER]

@@ -66,6 +66,7 @@ def test_deep_tree_is_captured_placed_overwritten_and_removed(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_deep_tree_needs_few_descriptors(tmp_path: Path) -> None:
     """A limit of 64 open files is enough."""
     make_deep(tmp_path / "live", 500)

@@ -41,6 +41,7 @@ def test_stdout_is_exactly_one_document(scratch: InvokeProject, line: str, code:
     assert isinstance(json.loads(done.stdout), dict)
 
 
+@pytest.mark.slow
 def test_the_document_of_a_blocked_release_has_its_failed_gates(scratch: InvokeProject) -> None:
     """It includes the last lines of the gate's output."""
     scratch.configuration["release"]["gates"]["bad"] = {"command": "echo some reason; exit 3", "subsystem": "engine"}
@@ -65,6 +66,7 @@ def test_prepare_writes_the_gates_as_junit(scratch: InvokeProject, executor: str
     ]
 
 
+@pytest.mark.slow
 def test_both_verdicts_are_readable_without_json(scratch: InvokeProject) -> None:
     """The text has gates, verdict and the rollback command, without escapes in a pipe."""
     scratch.configuration["release"]["gates"]["bad"] = {"command": "echo some reason; exit 3", "advisory": True}

@@ -24,6 +24,7 @@ def asking(versioned: InvokeProject) -> InvokeProject:
     return versioned
 
 
+@pytest.mark.slow
 def test_health_url_on_prepare_reaches_its_preflight(asking: InvokeProject, health: Health) -> None:
     """--health-url reaches the pre-task, and the manifest has the requested URL."""
     manifest = asking.document("release.prepare", "--health-url", health.url)
@@ -32,6 +33,7 @@ def test_health_url_on_prepare_reaches_its_preflight(asking: InvokeProject, heal
     assert health.requests > 0
 
 
+@pytest.mark.slow
 def test_a_chain_runs_the_gates_once_with_the_given_url(asking: InvokeProject, health: Health) -> None:
     """``release.preflight release.prepare --health-url URL`` runs the gates once."""
     manifest = asking.document("release.preflight", "release.prepare", "--health-url", health.url)
@@ -58,12 +60,14 @@ def test_the_stock_executor_refuses_gates_run_with_other_arguments(asking: Invok
     assert not (asking.root / "pipeline" / "manifests").exists()
 
 
+@pytest.mark.slow
 def test_the_stock_executor_prepares_without_flags(versioned: InvokeProject) -> None:
     """The suite works without the executor line when no flag has to reach a pre-task."""
     del versioned.configuration["tasks"]
     assert versioned.document("release.prepare")["status"] == "ready"
 
 
+@pytest.mark.slow
 def test_a_skipped_gate_blocks_the_release(scratch: InvokeProject) -> None:
     """A gate in --skip was not checked, so the release is blocked."""
     scratch.configuration["release"]["gates"]["other"] = {"command": "true"}

@@ -89,6 +89,7 @@ def test_a_configuration_that_cannot_be_used_hides_nothing(versioned: InvokeProj
     assert listed(versioned) == ALWAYS | OPTIONAL
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_read_is_one_sentence(versioned: InvokeProject) -> None:
     """It names the file and the line."""
     (versioned.root / "invoke.yaml").write_text("a: [1\n")

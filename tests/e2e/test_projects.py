@@ -46,6 +46,7 @@ def test_own_task_runs_after_a_ready_release_only(versioned: InvokeProject) -> N
     assert not was_deployed(versioned)
 
 
+@pytest.mark.slow
 def test_a_chain_with_an_own_task_runs_the_gates_once(versioned: InvokeProject) -> None:
     """``inv release.preflight release.prepare deploy`` runs the gates once and makes one release."""
     (versioned.root / "tasks.py").write_text(OWN_TASK)
@@ -54,6 +55,7 @@ def test_a_chain_with_an_own_task_runs_the_gates_once(versioned: InvokeProject) 
     assert len(list((versioned.root / "pipeline" / "snapshots").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_tasks_work_from_a_folder_below_the_project(scratch: InvokeProject) -> None:
     """Relative paths start at the folder of tasks.py, wherever ``inv`` is typed."""
     below = scratch.root / "deep" / "down"

@@ -221,6 +221,7 @@ def joined(lines: list[bytes]) -> bytes:
     return b"".join(lines)
 
 
+@pytest.mark.slow
 def test_original_log_is_intact_and_has_every_kind_of_event(original: OriginalLog, tampered: TamperedLog) -> None:
     """It has at least twelve events, and anchors of every kind."""
     verdict = tampered.read(original.data)

@@ -413,6 +413,7 @@ def test_document_without_digests_needs_force(damaged: DamagedProject) -> None:
     }
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_any_edit_of_a_document_is_found_by_its_checksum(damaged: DamagedProject, data: st.DataObject) -> None:
@@ -429,6 +430,7 @@ def test_any_edit_of_a_document_is_found_by_its_checksum(damaged: DamagedProject
     assert damaged.assert_refused("edited")
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_any_edit_of_a_forged_document_is_refused_or_restores_the_whole_snapshot(

@@ -99,6 +99,7 @@ BYTES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_altered_bytes_are_refused_with_both_digests(
     damaged: DamagedProject, report_points: Callable[[int], None], name: str
@@ -370,6 +371,7 @@ def means_the_same(name: str, before: bytes, after: bytes) -> bool:
         return False
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_any_edit_of_any_stored_file_is_found(damaged: DamagedProject, data: st.DataObject) -> None:

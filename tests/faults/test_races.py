@@ -744,6 +744,7 @@ def test_lock_is_waited_for_while_its_holder_releases_it(tmp_path: Path) -> None
         timer.join()
 
 
+@pytest.mark.slow
 def test_holder_without_a_name_does_not_get_the_name_of_a_killed_run(tmp_path: Path) -> None:
     """On a full disk lock.json still names a dead process; the message must not name it."""
     document = {"pid": 1, "host": "gone", "command": "release.drill", "since": "2020-01-01T00:00:00.000Z"}

@@ -108,6 +108,7 @@ def test_an_unreachable_channel_is_reported_without_its_token(
     assert TOKENS["TELEGRAM_BOT_TOKEN"] not in log
 
 
+@pytest.mark.slow
 def test_without_a_token_all_messages_go_to_the_outbox(
     shared: RunningGateway, httpserver: HTTPServer, apis: list[Any]
 ) -> None:
@@ -129,6 +130,7 @@ pathlib.Path(sys.argv[1]).write_text("\\n".join(sorted(os.environ)))
 """
 
 
+@pytest.mark.slow
 def test_no_mcp_server_sees_a_secret(
     start_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def _outbox(gateway: RunningGateway) -> list[dict[str, Any]]:
     return [json.loads(line) for line in gateway.home.outbox.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_messages_reach_the_outbox_in_order(shared: RunningGateway) -> None:
     """Each message is in the outbox once, in order, and is marked sent."""
     ids = [_send(shared, f"text {number}") for number in range(10)]
@@ -166,6 +167,7 @@ def test_a_restore_through_sqlite_is_visible_to_the_running_service(
     assert _states(gateway) == {stored: "sent", later: "sent"}
 
 
+@pytest.mark.slow
 def test_a_replaced_database_file_is_reopened(gateway: RunningGateway, tmp_path: Path) -> None:
     """The service reads and writes a database that was renamed into place, never the old file."""
     stored = _send(gateway, "in both")
@@ -246,6 +248,7 @@ def test_a_failed_row_waits_for_its_pause(store: MessageStore) -> None:
     assert store.delivery_totals()["failed"] == 1
 
 
+@pytest.mark.slow
 def test_health_answers_while_many_writers_wait(shared: RunningGateway) -> None:
     """Requests that wait for the lock of a restore do not use the threads that health needs."""
     with (

@@ -100,6 +100,7 @@ def test_a_removed_page_affects_the_page_alone(shared: RunningGateway) -> None:
     assert shared.get("/").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_killed_dispatcher_is_not_restarted(gateway: RunningGateway) -> None:
     """Health names the worker, and messages are still accepted."""
     os.kill(gateway.health()["dispatcher"]["pid"], signal.SIGKILL)
@@ -163,6 +164,7 @@ def test_a_damaged_database_is_an_error_with_a_reason(
     assert shared.post("/messages", json=message).status_code == 202
 
 
+@pytest.mark.slow
 def test_damage_inside_a_page_is_found(gateway: RunningGateway) -> None:
     """A database with an intact header and damaged pages is not healthy."""
     for _ in range(20):

@@ -26,6 +26,7 @@ def _signed(secret: str, body: bytes) -> dict[str, str]:
     return {"X-Signature": f"sha256={digest}"}
 
 
+@pytest.mark.slow
 def test_a_message_is_stored_and_listed_last(shared: RunningGateway) -> None:
     """A message gets an id and is listed immediately; the limit counts from the latest."""
     ids = []
@@ -163,6 +164,7 @@ def test_reliability_without_a_secret_is_served_on_loopback(shared: RunningGatew
     }
 
 
+@pytest.mark.slow
 def test_reliability_with_a_secret_must_be_signed(
     start_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +221,7 @@ def test_the_page_loads_nothing_from_other_hosts(shared: RunningGateway) -> None
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
 
 
+@pytest.mark.slow
 def test_last_release_comes_from_the_latest_manifest(start_gateway: Callable[..., Any], tmp_path: Path) -> None:
     """No release yet, then the fields of the manifest, then a note that the manifest is unreadable."""
     gateway = start_gateway(release_root=tmp_path)

@@ -89,6 +89,7 @@ def test_an_interrupted_first_start_is_completed(tmp_path: Path) -> None:
     assert home.initialise() is False
 
 
+@pytest.mark.slow
 def test_a_second_start_returns_the_running_gateway(gateway: RunningGateway) -> None:
     """It reports that the gateway was running already."""
     again = process.start(gateway.home, port=0)
@@ -96,6 +97,7 @@ def test_a_second_start_returns_the_running_gateway(gateway: RunningGateway) -> 
     assert "already running" in again.detail
 
 
+@pytest.mark.slow
 def test_two_gateways_cannot_share_a_folder(gateway: RunningGateway) -> None:
     """A second service is refused with a message, even without the pid file."""
     gateway.home.pid_file.unlink()
@@ -120,6 +122,7 @@ def test_each_signal_to_the_process_group_ends_the_gateway_in_order(
     assert not gateway.home.database.with_name("gateway.db-wal").exists()
 
 
+@pytest.mark.slow
 @linux_only
 def test_stop_removes_processes_and_pid_file(gateway: RunningGateway) -> None:
     """The service, its dispatcher, its MCP server and the WAL are gone within 2 s."""
@@ -135,6 +138,7 @@ def test_stop_removes_processes_and_pid_file(gateway: RunningGateway) -> None:
     assert "was not running" in process.stop(gateway.home).detail
 
 
+@pytest.mark.slow
 @linux_only
 def test_stop_checkpoints_the_wal_after_a_hanging_dispatcher(gateway: RunningGateway) -> None:
     """A killed dispatcher does not close its database: the service closes its own after it, which removes the WAL."""
@@ -157,6 +161,7 @@ def test_a_killed_gateway_leaves_no_orphan(gateway: RunningGateway) -> None:
     assert not status.running and "stale" in status.detail
 
 
+@pytest.mark.slow
 @linux_only
 def test_a_hanging_gateway_is_killed_with_its_children(gateway: RunningGateway) -> None:
     """A gateway that ignores SIGTERM, such as a stopped process, is killed after the timeout."""
@@ -167,6 +172,7 @@ def test_a_hanging_gateway_is_killed_with_its_children(gateway: RunningGateway) 
     assert not any(map(is_running, below))
 
 
+@pytest.mark.slow
 def test_a_stale_pid_file_does_not_prevent_a_start(
     start_gateway: Callable[..., Any],
 ) -> None:
@@ -236,6 +242,7 @@ def test_only_loopback_by_default(tmp_path: Path, host: str) -> None:
     assert not (tmp_path / "gateway").exists()
 
 
+@pytest.mark.slow
 def test_a_remote_host_is_served_when_allowed(start_gateway: Callable[..., Any]) -> None:
     """With --allow-remote the gateway listens on every address."""
     gateway = start_gateway(host="0.0.0.0", allow_remote=True)
@@ -250,6 +257,7 @@ def test_a_missing_extra_is_reported_with_the_command_to_type(tmp_path: Path, mo
         process.start(GatewayPaths(tmp_path / "gateway"), port=0)
 
 
+@pytest.mark.slow
 def test_the_start_gate_runs_before_any_file_is_opened(start_gateway: Callable[..., Any], tmp_path: Path) -> None:
     """The gate runs in a folder without a database, and the gateway starts after it."""
     code = "import os,sys; sys.exit(os.path.exists(sys.argv[1]))"
@@ -291,6 +299,7 @@ def test_a_gateway_that_ends_early_is_reported_with_its_log(tmp_path: Path, monk
     assert "this uvicorn is broken" in "\n".join(caught.value.output)
 
 
+@pytest.mark.slow
 def test_status_of_a_hanging_gateway_is_unreachable(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """A running process that hangs is not `stopped`, and start says what to do."""
     monkeypatch.setattr(process, "REQUEST_SECONDS", 0.2)

@@ -43,6 +43,7 @@ def rehearsal(tmp_path: Path) -> Iterator[PidFile]:
     assert process.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_a_rehearsal_is_healthy_without_worker_and_servers(rehearsal: PidFile) -> None:
     """Worker and MCP servers are normally children of the service from its start; a rehearsal has none."""
     health = requests.get(f"http://127.0.0.1:{rehearsal.port}/health", timeout=5).json()["data"]
@@ -52,6 +53,7 @@ def test_a_rehearsal_is_healthy_without_worker_and_servers(rehearsal: PidFile) -
     assert children_of(rehearsal.pid) == []
 
 
+@pytest.mark.slow
 def test_messages_posted_to_a_rehearsal_stay_queued(rehearsal: PidFile) -> None:
     """No worker delivers them."""
     url = f"http://127.0.0.1:{rehearsal.port}/messages"

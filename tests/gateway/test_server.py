@@ -109,6 +109,7 @@ def drip(client: socket.socket, piece: bytes) -> None:
     raise AssertionError("the connection stayed open")
 
 
+@pytest.mark.slow
 def test_each_step_of_a_client_has_a_time_limit(serve: Callable[..., Server]) -> None:
     """Headers, the rest of a body, a response that is not read. Slow progress does not extend the limit."""
     server = serve()
@@ -152,6 +153,7 @@ def test_with_too_many_connections_the_ones_that_waited_longest_are_closed(serve
     assert receive_all(waiting[0]) == b""
 
 
+@pytest.mark.slow
 def test_unread_responses_are_limited_together(serve: Callable[..., Server]) -> None:
     """A client that reads keeps its connection; those that do not are closed, oldest first."""
     server = serve(Limits(unread=64 * 1024))
@@ -191,6 +193,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 def test_no_request_causes_a_traceback_or_a_long_log(gateway: RunningGateway) -> None:
     """Each is sent whole and cut off at some points, by clients that reset the connection or wait for the response."""
     port = int(gateway.url.rpartition(":")[2])

@@ -51,6 +51,7 @@ def _fill(path: Path, leave: int = 0) -> None:
     os.truncate(path, path.stat().st_size - leave)
 
 
+@pytest.mark.slow
 @pytest.mark.root
 @NEEDS_ROOT
 @pytest.mark.parametrize("leave", [0, 512 * 1024])
@@ -104,6 +105,7 @@ def test_a_disk_that_fails_is_not_ok(tmp_path: Path, start_gateway: Callable[...
         disk.unmount()
 
 
+@pytest.mark.slow
 def test_a_failed_write_is_remembered_until_a_write_succeeds(gateway: RunningGateway) -> None:
     """A limit of the file size, as a quota: small files can be written, the next page of the database cannot."""
     os.kill(gateway.health()["dispatcher"]["pid"], signal.SIGKILL)  # its checkpoints would make room in the WAL

@@ -108,6 +108,7 @@ def test_a_held_lock_delays_no_approved_message(running: RunningGateway, strange
     assert max(seconds for _, seconds in answers) < 30.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_lock", ["whatsapp"], indirect=True)
 @pytest.mark.usefixtures("held_lock")
 def test_an_approved_message_of_a_mixed_notification_is_queued(running: RunningGateway) -> None:
@@ -126,6 +127,7 @@ def test_an_approved_message_of_a_mixed_notification_is_queued(running: RunningG
     assert [text for text in queued if text.startswith("from ")] == [f"from {PHONE}"]
 
 
+@pytest.mark.slow
 def test_strangers_without_a_held_lock_get_their_codes(running: RunningGateway, pairing: Pairing) -> None:
     """Two dozen at the same moment: none is turned away, at the latest when the channel sends the message again."""
     left = list(range(7_000_000, 7_000_024))

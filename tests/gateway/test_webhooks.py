@@ -114,6 +114,7 @@ def service(running: Service) -> Service:
     return running
 
 
+@pytest.mark.slow
 def test_an_unknown_sender_gets_one_code_and_is_blocked(service: Service) -> None:
     """The first message is answered with the code and the command; repeats, retries and others over the cap are not."""
     update = service.update(4711001)
@@ -483,6 +484,7 @@ def test_a_callback_key_does_not_hide_a_message(admitted: Service) -> None:
     assert admitted.telegram(update).json()["data"] == {"queued": 1}
 
 
+@pytest.mark.slow
 def test_without_secrets_the_webhooks_are_closed(shared: RunningGateway) -> None:
     """This also holds on loopback, because the requests of a proxy come from there."""
     for answer in (

@@ -298,6 +298,7 @@ def test_root_prepares_nothing_where_a_neighbour_was(site: Site, name: str) -> N
         assert "run inv as that user: sudo -u '#4711' inv ..." in message
 
 
+@pytest.mark.slow
 def test_a_name_of_a_neighbour_forges_no_line(site: Site) -> None:
     """Its line ends and escapes are shown as such, and the command to type has them quoted."""
     make(site.memory, site.pipeline)

@@ -52,6 +52,7 @@ def test_age_of_a_time_in_the_future_is_unknown(project: Project, wall: WallCloc
     assert 0 <= overview(project.settings, 10)["current"]["ageSeconds"] < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [-YEAR, -HOUR, HOUR, YEAR])
 def test_phases_have_measured_durations(project: Project, wall: WallClock, seconds: float) -> None:
     """The clock is set during the gates and again before the capture; bars and total are as without that."""

@@ -112,6 +112,7 @@ def test_the_same_form_is_not_called_down(unreadable: Project) -> None:
     assert not [finding for finding in diagnosis.findings if "unhealthy" in finding.key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "body"), [(500, b""), (200, b"<html>error</html>"), (200, {"error": "x"})])
 def test_another_form_fails_and_is_named_at_once(unreadable: Project, health: Health, status: int, body: Any) -> None:
     """HTTP 500 is waited for until the deadline, because it is read; a form that cannot be read is not."""

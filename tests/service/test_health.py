@@ -374,6 +374,7 @@ def test_a_refused_connection_fails_at_the_deadline(unused_url: str) -> None:
     assert "refused the connection" in report.detail
 
 
+@pytest.mark.slow
 def test_a_hanging_service_fails_at_the_deadline(serve: Serve) -> None:
     """Hanging requests are repeated and end shortly after the deadline."""
     url = serve(lambda connection: connection.recv(1 << 20) and connection.recv(1))

@@ -347,6 +347,7 @@ def test_run_killed_before_its_manifest_leaves_no_release_snapshot(project: Proj
         project.pipeline.catalogue.latest()
 
 
+@pytest.mark.slow
 def test_retention_does_not_count_killed_runs(project: Project) -> None:
     """A killed run removes no release."""
     good_release(project, "a", retention=2)

@@ -69,6 +69,7 @@ def test_a_watch_sees_an_api_that_fails(kind: str, api: Health, request: pytest.
     assert report.samples[0].detail.startswith("gate api: HTTP 503")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tracked", "ungated"])
 def test_a_rollback_asks_all_of_them(kind: str, api: Health, request: pytest.FixtureRequest) -> None:
     """After the restore, before a noop, and in the plan."""
@@ -109,6 +110,7 @@ def test_the_health_endpoint_still_counts(tracked: Project, health: Health) -> N
     assert report.status == "degraded" and "health failed" in report.reasons[0]
 
 
+@pytest.mark.slow
 def test_a_noop_is_not_earned_by_one_answer_of_a_service_that_flaps(tracked: Project, api: Health) -> None:
     """Every second answer fails, whichever comes first."""
     prepare(tracked)

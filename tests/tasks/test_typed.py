@@ -51,6 +51,7 @@ def templates() -> Iterator[tuple[str, list[str]]]:
             yield f"guide row {row.key}", re.sub(r"\{\w+\}", "VALUE", command).split()
 
 
+@pytest.mark.slow
 def test_no_message_contains_a_command_in_a_fixed_form() -> None:
     """A command that ``typed`` does not write would be wrong for release-tasks and for a renamed collection."""
     fixed = [
@@ -63,6 +64,7 @@ def test_no_message_contains_a_command_in_a_fixed_form() -> None:
     assert fixed == []
 
 
+@pytest.mark.slow
 def test_invoke_accepts_every_command_of_the_source() -> None:
     """The task exists, and it has every flag of the command."""
     found = list(templates())

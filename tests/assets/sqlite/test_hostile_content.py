@@ -178,6 +178,7 @@ def test_a_process_serves_the_next_check_until_it_fails(database: Path, monkeypa
     assert len(reading_pids()) == 1 and count_rows(database) == {"accounts": 50}
 
 
+@pytest.mark.slow
 def test_the_process_gets_no_secrets_and_ends_with_its_parent(database: Path) -> None:
     """Also when the parent is killed while the check runs."""
     make_endless(database, "generated column")

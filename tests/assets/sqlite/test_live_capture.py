@@ -343,6 +343,7 @@ def test_locked_database_ends_with_a_message(project: Project) -> None:
     assert project.leftovers() == []
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_database(project: Project) -> None:
     """A database of 64 MiB is captured with far less memory."""
     connection = sqlite3.connect(project.database)

@@ -200,6 +200,7 @@ def test_a_look_leaves_a_super_journal_alone(make_project: MakeProject, is_commi
     assert balances == ({0} if is_committed else {100})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
 def test_a_look_under_a_writer_without_pauses_is_consistent(
     make_project: MakeProject, start_writer: StartWriter, journal_mode: str

@@ -25,6 +25,7 @@ def write_log(path: Path, pieces: list[bytes]) -> tuple[OutputLog, bytes]:
     return log, path.read_bytes()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(0, 90_000), min_size=1, max_size=4),

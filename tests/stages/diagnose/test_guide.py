@@ -384,6 +384,7 @@ def test_a_restored_state_damaged_later_is_restored_again(service: ReleasedServi
     assert service.first_finding().key == "unhealthy"
 
 
+@pytest.mark.slow
 def test_an_unhealthy_service_always_has_a_finding(service: ReleasedService) -> None:
     """A service that fails its health check has a finding, whatever the other signals are."""
     service.health.body = DOWN
@@ -420,6 +421,7 @@ def test_every_unreachable_signal_is_a_finding(service: ReleasedService, free_po
     assert "refused the connection" in diagnosis.findings[0].detail
 
 
+@pytest.mark.slow
 def test_a_flapping_service_gets_the_same_decision_each_time(service: ReleasedService) -> None:
     """Every second answer fails: the decision depends neither on the first answer nor on the last."""
     answer_every_second_request(service)

@@ -312,6 +312,7 @@ def test_a_folder_that_cannot_be_locked_is_a_failed_drill(project: Project, monk
     assert left(project) == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_drill_leaves_nothing(project: Project, live_tree: Callable[..., Any]) -> None:
     """No folder and no event stays, wherever the signal arrives."""
     project.capture()

@@ -394,6 +394,7 @@ def test_page_size_change_under_an_open_service_in_wal_mode_is_all_or_nothing(
     assert project.rows()[1] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_locked_database_fails_after_the_busy_time_and_changes_nothing(
     make_project: MakeProject, start_service: StartService,

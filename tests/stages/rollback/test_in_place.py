@@ -121,6 +121,7 @@ def test_many_changed_tables_are_compared_in_a_moment(project: Project) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a table dropped", "a default changed in white space", "user_version"])
 def test_another_schema_is_restored_although_the_snapshot_was_restored_last(
     restored: Project, health: Health, name: str

@@ -61,6 +61,7 @@ def test_held_lock_ends_with_75_and_names_the_holder(project: Project) -> None:
     assert audit_events(project) == [("rollback.refused", "refused")]
 
 
+@pytest.mark.slow
 def test_wait_continues_as_soon_as_the_lock_is_free(project: Project) -> None:
     """--wait: the rollback starts when the holder releases the lock."""
     project.capture()
@@ -75,6 +76,7 @@ def test_wait_continues_as_soon_as_the_lock_is_free(project: Project) -> None:
         release.join()
 
 
+@pytest.mark.slow
 def test_wait_ends_with_75_at_its_deadline(project: Project) -> None:
     """Neither before the deadline nor much later."""
     project.capture()
@@ -168,6 +170,7 @@ except Interrupted as error:
 """
 
 
+@pytest.mark.slow
 def test_signal_during_the_swap_acts_after_it(project: Project) -> None:
     """The swap is completed: the new state is live, the journal is removed, and the next rollback is a noop."""
     before = project.content()

@@ -170,6 +170,7 @@ def test_one_busy_database_leaves_all_unchanged_and_loses_no_row(fleet: Fleet) -
     assert fleet.project.leftovers() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ends", "dies"])
 def test_a_lock_that_ends_in_time_is_waited_for(fleet: Fleet, how: str) -> None:
     """The rollback restores all databases when the holder ends its transaction, or is killed in it."""

@@ -126,6 +126,7 @@ def fifo(project: Project) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_state_that_a_process_wrote_back_is_found(project: Project, store: Store) -> None:
     """The restart ends the old process after the restore, and it saves: the answer names the asset and the key."""
     outcome = roll_back(project, restart_command=f"{store.stop}; {store.start}")
@@ -273,6 +274,7 @@ def stopping(project: Project, *, command: bool = True) -> Project:
     return project
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["restore_database", "rename_into_place", "write_journal"])
 def test_service_is_started_again_when_the_rollback_is_undone(project: Project, name: SwapCall) -> None:
     """The start command passes the gate, and the answer says that the service was stopped and runs again."""
@@ -320,6 +322,7 @@ def test_service_is_not_started_on_a_state_that_may_be_mixed(project: Project) -
     assert not (project.folder / "started").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["the stop", "safety", "stage", "swap"])
 def test_service_is_started_again_after_a_signal(project: Project, at: str) -> None:
     """Whatever the signal interrupts, the stop command too; during the swap it acts after it."""

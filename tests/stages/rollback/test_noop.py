@@ -232,6 +232,7 @@ def test_a_failed_answer_names_each_command_once_and_ends_with_one(project: Proj
         assert text.count("inv release.rollback --snapshot safety_") == (outcome is restored), text
 
 
+@pytest.mark.slow
 def test_restart_command_of_the_decision_guide_keeps_the_rows(project: Project, health: Health) -> None:
     """An unhealthy noop, repeated with the snapshot and a restart command, runs the command and restores no asset."""
     project.overrides["health.url"] = health.url

@@ -141,6 +141,7 @@ def test_healthy_answers_of_the_old_process_do_not_count(
     assert audit_events(project)[-1] == ("rollback.finished", "failed")
 
 
+@pytest.mark.slow
 def test_restart_command_that_fails_late_fails_the_rollback(project: Project, old: OldService) -> None:
     """The command still ran when health had passed, and its end decides; the state stays restored."""
     outcome = roll_back(project, health_url=old.url, restart_command=f"{old.drain}; echo no such table >&2; exit 7")

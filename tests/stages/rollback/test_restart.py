@@ -65,6 +65,7 @@ def test_command_that_never_returns_keeps_running_in_its_own_session(
     assert os.getsid(int((pids / "one").read_text())) != os.getsid(0)
 
 
+@pytest.mark.slow
 def test_command_that_forks_does_not_block_the_rollback(project: Project, health: Health, pids: Path) -> None:
     """``cmd &`` exits immediately with 0, and its child keeps running."""
     captured_and_damaged(project, health)
@@ -163,6 +164,7 @@ def test_output_of_64_mib_uses_less_than_40_mib_of_memory(project: Project, heal
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40 * 1024
 
 
+@pytest.mark.slow
 def test_message_quotes_only_the_end_of_a_long_output(project: Project) -> None:
     """The message stays short, however much the command printed."""
     captured_and_damaged(project)

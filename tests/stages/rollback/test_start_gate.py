@@ -157,6 +157,7 @@ def test_gate_holds_at_every_moment_until_the_end_of_the_swap_and_then_passes(da
     assert sum(step == "swap" for step, _ in answers) > 10
 
 
+@pytest.mark.slow
 def test_gate_passes_in_a_rollback_that_only_restarts(damaged: Project, health: Health) -> None:
     """The state is in place and the service is down: the service may start, and the restart command can start it."""
     assert roll_back(damaged).status == "restored"
@@ -212,6 +213,7 @@ def test_services_pass_the_gate_together(damaged: Project) -> None:
         assert gate(damaged) == "clean"
 
 
+@pytest.mark.slow
 def test_gate_holds_while_a_rollback_that_restarts_stops_the_service(damaged: Project, health: Health) -> None:
     """The state is in place and health fails. What the service saves at its end may need another restore."""
     assert roll_back(damaged).status == "restored"
@@ -233,6 +235,7 @@ def paused(project: Project, at: str) -> Iterator[Any]:
         scripts.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("at", "answer"), [("verify", "clean"), ("safety snapshot", "discarded"), ("write_journal", "finished")]
 )
@@ -280,6 +283,7 @@ def test_gate_waits_for_the_end_of_the_swap_and_not_for_the_end_of_the_rollback(
     assert passed.is_set()
 
 
+@pytest.mark.slow
 def test_gate_holds_without_a_readable_record_of_the_holder(damaged: Project) -> None:
     """On a full disk nothing says which command holds the lock: the gate of a rollback holds all the same."""
     record = damaged.pipeline.root / "lock.json"

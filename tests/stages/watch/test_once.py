@@ -122,6 +122,7 @@ def test_a_release_that_was_rolled_back_is_not_rolled_back_by_a_watch(failing: P
     assert outcome.restored_assets
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_starts_the_watch_again_causes_one_rollback(failing: Project, events: ReadEvents) -> None:
     """The service stays unhealthy, and a script damages the state between the watches."""
     outcomes = []

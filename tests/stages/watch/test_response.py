@@ -83,6 +83,7 @@ def test_it_rolls_back_once_to_the_state_before_the_release(
     assert "but not the code" in report.diagnostics[0]
 
 
+@pytest.mark.slow
 def test_a_restored_but_unhealthy_service_is_failed(before: dict[str, Any], failing: Project, clock: SetClock) -> None:
     """The state is restored and the service stays unhealthy: `failed`, with the command to type."""
     report = watch_release(failing.settings, clock=clock)
@@ -102,6 +103,7 @@ def test_only_degraded_rolls_back(
     assert "rollback.started" not in names(events, failing)
 
 
+@pytest.mark.slow
 def test_a_release_is_rolled_back_at_most_once(failing: Project, clock: SetClock, events: ReadEvents) -> None:
     """A second watch of the same release changes nothing after the first has rolled back."""
     watch_release(failing.settings, clock=clock)
@@ -113,6 +115,7 @@ def test_a_release_is_rolled_back_at_most_once(failing: Project, clock: SetClock
     assert names(events, failing).count("rollback.started") == 1
 
 
+@pytest.mark.slow
 def test_a_manual_rollback_during_the_watch_is_the_only_one(
     failing: Project, service: WatchedService, clock: SetClock, events: ReadEvents
 ) -> None:

@@ -69,6 +69,7 @@ def test_a_release_that_is_prepared_just_before_the_rollback_cancels_it(
     assert bad.content() == live
 
 
+@pytest.mark.slow
 def test_a_blocked_release_is_not_newer(bad: Project, clock: SetClock, release: MakeRelease) -> None:
     """Nothing was deployed, so the watch goes on, and rolls A back."""
     bad.overrides["assets"] = {**bad.raw["assets"], "absent": {"file": "state/absent"}}

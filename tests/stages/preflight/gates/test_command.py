@@ -157,6 +157,7 @@ def test_a_child_that_holds_the_pipe_does_not_hold_the_gate(
     nothing_left()
 
 
+@pytest.mark.slow
 def test_a_child_that_floods_the_pipe_does_not_hold_the_gate(
     check: Checker, tag: str, nothing_left: Callable[[], None]
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_child_that_floods_the_pipe_does_not_hold_the_gate(
     nothing_left()
 
 
+@pytest.mark.slow
 @LINUX
 @pytest.mark.parametrize("redirect", ["", ">/dev/null 2>&1"])
 def test_a_child_in_its_own_session_is_found(
@@ -181,6 +183,7 @@ def test_a_child_in_its_own_session_is_found(
     nothing_left()
 
 
+@pytest.mark.slow
 @LINUX
 def test_a_child_in_its_own_session_ends_with_the_timeout(
     check: Checker, tag: str, nothing_left: Callable[[], None]
