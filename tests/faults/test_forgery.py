@@ -34,6 +34,7 @@ from release_tasks.stages.diagnose.guide import diagnose_service
 from release_tasks.stages.rollback import engine
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from tests.support.commands import run_inv, write_project_files
+from tests.support.faults.replace import replace
 from tests.support.files import listing
 from tests.support.forger import FORGED, Forger
 from tests.support.keys import KeyPair
@@ -574,7 +575,7 @@ def interrupt(scene: Scene, snapshot_id: str) -> Path:
     """Kill a rollback after its journal is written, before its first step; return the path of the journal."""
     child = os.fork()
     if child == 0:
-        engine.swap_in = lambda *_: os._exit(9)
+        replace(engine, "swap_in", lambda *_: os._exit(9))
         scene.roll_back(snapshot_id)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9

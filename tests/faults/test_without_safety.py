@@ -12,7 +12,7 @@ from release_tasks.archive.capture import unpublished_snapshot
 from release_tasks.assets.sqlite.connection import DiskError
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.records import RollbackOutcome
-from release_tasks.stages.rollback import engine
+from release_tasks.stages.rollback import safety_copy
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.journal import read_journal
 from release_tasks.stages.rollback.plan import plan_rollback
@@ -169,7 +169,7 @@ def test_capture_that_fills_the_disk_ends_with_the_command_to_type(
     before = damaged_project.content()
     full = OSError(28, "No space left on device", "a file")
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "unpublished_snapshot", fail_at(1, unpublished_snapshot, full))
+        patch.setattr(safety_copy, "unpublished_snapshot", fail_at(1, unpublished_snapshot, full))
         outcome = damaged_project.roll_back()
     assert outcome.status == "failed"
     assert "inv release.rollback --snapshot v1_snapshot --without-safety" in outcome.diagnostics[0]

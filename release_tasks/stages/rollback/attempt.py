@@ -100,6 +100,11 @@ class RollbackRequest:
         return typed("release.rollback", *words, *(flag for flag, is_given in flags if is_given))
 
     @property
+    def longer_wait(self) -> str:
+        """The advice after a lock of a database that another process held too long."""
+        return f"Nothing live was changed. To wait longer: {self.command} --lock-wait 2m"
+
+    @property
     def is_automatic(self) -> bool:
         """Whether a watch requests the rollback, after it decided on it without the lock."""
         return self.only_while is not None

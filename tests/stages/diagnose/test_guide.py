@@ -25,7 +25,8 @@ from release_tasks.stages.diagnose.summary import summary
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_failure
 from release_tasks.stages.prepare import prepare_release
-from release_tasks.stages.rollback import engine
+from release_tasks.stages.rollback import commit
+from release_tasks.stages.rollback import service as service_steps
 from release_tasks.stages.rollback.journal import write_journal
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.flags import with_flags
@@ -42,7 +43,7 @@ def interrupt_rollback(service: ReleasedService) -> None:
     """Let a rollback end after its journal is written."""
     service.project.damage()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(engine, "write_journal", fail_at(1, write_journal, PowerCut(), after=True))
+        patch.setattr(commit, "write_journal", fail_at(1, write_journal, PowerCut(), after=True))
         service.roll_back()
 
 
@@ -352,7 +353,7 @@ def test_a_rollback_that_ended_during_its_health_check_is_not_healthy(service: R
 
     service.project.damage()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(engine, "poll_health", die)
+        patch.setattr(service_steps, "poll_health", die)
         service.roll_back()
     service.health.body = DOWN
     if how == "recovered":

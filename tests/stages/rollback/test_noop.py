@@ -171,7 +171,7 @@ def test_unreadable_latest_snapshot_keeps_the_rollback_a_noop(project: Project) 
 def test_failed_attempt_in_between_keeps_the_rollback_a_noop(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rollback to A, an attempt that failed before any change, rollback to A: noop."""
     from release_tasks.core.errors import StageFailed
-    from release_tasks.stages.rollback import engine
+    from release_tasks.stages.rollback import safety_copy
 
     capture_damage_restore(project)
     first = rollback_state(project).safety_snapshot_id
@@ -182,7 +182,7 @@ def test_failed_attempt_in_between_keeps_the_rollback_a_noop(project: Project, m
         def refuse(*_: Any) -> Any:
             raise StageFailed("The disk is full.")
 
-        patch.setattr(engine, "unpublished_snapshot", refuse)
+        patch.setattr(safety_copy, "unpublished_snapshot", refuse)
         assert roll_back(project, first).status == "failed"
     assert roll_back(project, "v1_snapshot").status == "noop"
     assert project.rows()[1][-1][-1] == 4242

@@ -677,11 +677,11 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from release_tasks.assets import base
-from release_tasks.stages.rollback import engine
+from release_tasks.stages.rollback import commit, engine
 from release_tasks.tasks.project import load_settings
 folder, number = Path(sys.argv[1]), int(sys.argv[3])
 settings = load_settings({"release": json.loads(sys.argv[2])}, folder)
-module, name = (engine, "write_journal") if number == 0 else (base, "rename_into_place")
+module, name = (commit, "write_journal") if number == 0 else (base, "rename_into_place")
 real, calls = getattr(module, name), 0
 def call(*args):
     global calls

@@ -20,7 +20,7 @@ from release_tasks.core.errors import StageError, StageFailed
 from release_tasks.core.lock import run_lock
 from release_tasks.core.place import Place
 from release_tasks.core.records import Inode, RollbackJournal
-from release_tasks.stages.rollback import engine, swap
+from release_tasks.stages.rollback import commit, swap
 from release_tasks.stages.rollback.journal import read_journal, write_journal
 from release_tasks.stages.rollback.recovery import pending, recover
 from tests.support.crash import PowerCut, fail_at
@@ -263,7 +263,7 @@ def test_recover_discards_a_run_that_ended_before_the_journal(
     project.damage()
     before = project.content()
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "write_journal", fail_at(1, write_journal, PowerCut()))
+        patch.setattr(commit, "write_journal", fail_at(1, write_journal, PowerCut()))
         patch.setattr(base, "discard_staged", lambda target, rollback_ids: [])
         with pytest.raises(PowerCut):
             roll_back(project)

@@ -19,7 +19,7 @@ import cattrs  # noqa: F401
 import requests  # noqa: F401
 
 from release_tasks.core import durable
-from release_tasks.stages.rollback import engine
+from release_tasks.stages.rollback import staging
 from tests.support.faults import stages
 from tests.support.faults.mutants import apply_mutant
 from tests.support.faults.replace import replace
@@ -59,7 +59,7 @@ def _run(job: dict[str, Any], start: int, end: int, close: tuple[int, int]) -> N
         if job.get("many") is not None:
             replace(durable, "SYNCFS_THRESHOLD", job["many"])
         if job.get("is_unforeseen"):
-            replace(engine, "require_replaceable", lambda *_, **__: None)
+            replace(staging, "require_replaceable", lambda *_, **__: None)
         if job.get("serial", True):
             stages.make_serial()
         stage: Callable[..., Any] = stages.STAGES[job["stage"]]

@@ -23,7 +23,7 @@ from release_tasks.core import durable, place
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.place import Place
 from release_tasks.core.records import Inode, JournalStep, RollbackJournal
-from release_tasks.stages.rollback import engine, swap
+from release_tasks.stages.rollback import commit, swap
 from tests.support.faults import stages
 from tests.support.faults.replace import replace
 from tests.support.faults.tracing import MARK
@@ -95,7 +95,7 @@ def _without_journal() -> None:
     def pretend(_: object, journal: RollbackJournal) -> RollbackJournal:
         return journal
 
-    replace(engine, "write_journal", pretend)
+    replace(commit, "write_journal", pretend)
     replace(swap, "write_journal", pretend)
 
 

@@ -1,0 +1,69 @@
+"""Capture the live state before it is replaced, so that the rollback can itself be rolled back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from release_tasks.archive.attestation.signing import available_signer
+from release_tasks.archive.capacity import capture_needs, shortages
+from release_tasks.archive.capture import CaptureRequest, publish_safety_snapshot, survey_asset, unpublished_snapshot
+from release_tasks.assets.findings import Busy
+from release_tasks.core.errors import DiskFull, StageFailed, describe_error
+from release_tasks.core.events import StepBegan
+from release_tasks.core.records import AssetRecord, SnapshotMetadata
+from release_tasks.stages.rollback.attempt import RollbackAttempt
+from release_tasks.stages.rollback.safety import advise_without_safety
+
+__all__ = ["live_records", "publish", "safety_copy"]
+
+
+@contextlib.contextmanager
+def safety_copy(run: RollbackAttempt, target: SnapshotMetadata) -> Iterator[SnapshotMetadata | None]:
+    """Capture the live state, so that the rollback can itself be rolled back; the block publishes the snapshot.
+
+    Yields None for a rollback without a safety snapshot. Raises StageFailed with the numbers and the command to type
+    when the disk has no space for it.
+    """
+    if run.request.without_safety:
+        yield None
+        return
+    run.emit(StepBegan("safety snapshot"))
+    request = CaptureRequest(
+        snapshot_id=f"safety_snapshot_{run.rollback_id}",
+        release_id=None,
+        kind="safety",
+        retention_limit=run.settings.release.retention,
+        audit=run.pipeline.audit.anchor(),
+        parents=run.parents.record(run.closed_parents),
+        allow_damaged=True,
+    )
+    advice = f"Nothing live was changed. {advise_without_safety(target)}"
+    needs = capture_needs(run.pipeline.catalogue.store.folder, run.assets, "the safety copy")
+    if problems := shortages(needs):
+        raise StageFailed(f"{' '.join(problems)} {advice}")
+    with contextlib.ExitStack() as captured:
+        try:
+            capture = unpublished_snapshot(run.pipeline.catalogue, run.assets, request, run.emit)
+            metadata = captured.enter_context(capture)
+        except Busy as error:
+            raise StageFailed(f"{error.message} {run.request.longer_wait}") from error
+        except (StageFailed, OSError) as error:
+            if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in DiskFull.errnos):
+                raise StageFailed(f"{describe_error(error)} {advice}") from error
+            raise
+        yield metadata
+
+
+def live_records(run: RollbackAttempt, safety: SnapshotMetadata | None) -> dict[str, AssetRecord]:
+    """Return the live state of each asset by key: from its safety copy, else whether it exists and can be read."""
+    if safety is not None:
+        return {captured.key: captured for captured in safety.assets}
+    return {key: survey_asset(key, asset) for key, asset in run.assets.items()}
+
+
+def publish(run: RollbackAttempt, safety: SnapshotMetadata | None) -> SnapshotMetadata | None:
+    """Publish the safety snapshot, and return its final metadata."""
+    if safety is None:
+        return None
+    return publish_safety_snapshot(run.pipeline.catalogue, safety, run.assets, available_signer(run.settings))
