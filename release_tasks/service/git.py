@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import pwd
+from collections.abc import Mapping
 from pathlib import Path
 
 from attrs import frozen
 
+from release_tasks.core.owned import exposure_of
 from release_tasks.core.printable import one_line
 from release_tasks.core.process.answer import Answer, TimedOut, ask
 from release_tasks.core.process.command import tool_environment
@@ -36,6 +39,8 @@ _LOCATION_VARIABLES = frozenset(
 )
 # The configuration of the repository may name programs for these two, and `git status` would run them.
 _OPTIONS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+# A repository without some of its objects would fetch them, with the command that its configuration names.
+_FETCHES_NOTHING = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
 _TIMEOUT_KEY = "release.version_timeout"
 _LONGEST = 1000  # characters of an answer in a message
 
@@ -64,8 +69,13 @@ def git_environment() -> dict[str, str]:
 
 
 def checkout_of(folder: Path, timeout: float) -> Checkout:
-    """Ask git for the commit of ``folder``; each call of git takes at most ``timeout`` seconds. Raises nothing."""
+    """Ask git for the commit of ``folder``; each call of git takes at most ``timeout`` seconds. Raises nothing.
+
+    In a run as root, git reads no configuration that another user can change, because it may name commands. So changes
+    inside a submodule, which has a configuration of its own, do not make the checkout dirty.
+    """
     commit = None
+    is_root = os.geteuid() == 0
     try:
         prefix = _git(folder, timeout, "rev-parse", "--show-prefix")
         if _is_without_repository(prefix):
@@ -77,7 +87,10 @@ def checkout_of(folder: Path, timeout: float) -> Checkout:
         if is_below_top and not _text(_git(folder, timeout, "ls-tree", "HEAD")):
             top = _text(_git(folder, timeout, "rev-parse", "--show-toplevel"))
             return Checkout(problem=f"the git commit is unknown: the repository {top} contains no file of {folder}")
-        status = _text(_git(folder, timeout, "status", "--porcelain", "--untracked-files=no"))
+        if is_root:
+            _require_own_configuration(folder, timeout)
+        depth = ["--ignore-submodules=dirty"] if is_root else []
+        status = _text(_git(folder, timeout, "status", "--porcelain", "--untracked-files=no", *depth))
     except FileNotFoundError:
         is_checkout = any((parent / ".git").exists() for parent in (folder, *folder.parents))
         return Checkout(problem="the git commit cannot be read: git is not on PATH" if is_checkout else None)
@@ -90,8 +103,37 @@ def checkout_of(folder: Path, timeout: float) -> Checkout:
 def _git(folder: Path, timeout: float, *arguments: str) -> Answer:
     # Messages are compared and recorded, so they must be the untranslated ones.
     environment = {**git_environment(), "LC_ALL": "C"}
+    if os.geteuid() == 0:
+        environment |= _FETCHES_NOTHING | _own_configuration(environment)
     command, shown = ["git", *_OPTIONS, *arguments], f"git {' '.join(arguments)}"
     return ask(command, shown=shown, cwd=folder, environment=environment, timeout=timeout, key=_TIMEOUT_KEY)
+
+
+def _own_configuration(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables with which git reads the configuration of root, and not of the user who became root."""
+    homes = (environment.get("HOME", ""), pwd.getpwuid(0).pw_dir)
+    home = next((each for each in homes if os.path.isabs(each) and exposure_of(Path(each)) is None), os.devnull)
+    return {"HOME": home, "XDG_CONFIG_HOME": os.path.join(home, ".config")} if home != homes[0] else {"HOME": home}
+
+
+def _require_own_configuration(folder: Path, timeout: float) -> None:
+    """Raise _Refused if another user can change a file of configuration that git reads: a filter is a command."""
+    found = _git(folder, timeout, "rev-parse", "--show-toplevel", "--git-dir", "--git-common-dir")
+    _text(found)
+    top, *folders = (folder / line for line in os.fsdecode(found.output).splitlines())
+    files = [top / ".git", *(each / name for each in folders for name in ("config", "config.worktree"))]
+    listed = _git(folder, timeout, "config", "--list", "--null", "--show-origin")
+    _text(listed)
+    fields = os.fsdecode(listed.output).split("\0")
+    for origin, setting in zip(fields[::2], fields[1::2], strict=False):
+        if origin.startswith("file:"):
+            file = top / origin.removeprefix("file:")
+            name, _, value = setting.partition("\n")
+            includes = name.startswith("include") and name.endswith(".path")
+            files += [file, file.parent / os.path.expanduser(value)] if includes else [file]
+    for file in dict.fromkeys(files):
+        if (exposure := exposure_of(file)) is not None:
+            raise _Refused(f"its configuration can name commands, and {exposure}. {exposure.ways_out()}")
 
 
 def _is_without_repository(answer: Answer) -> bool:
