@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
-from release_tasks.core.redaction.views import Span
+from release_tasks.core.redaction.views import Span, View, joined
 
 __all__ = ["FORMATS", "Format", "find_tokens"]
 
@@ -23,12 +23,9 @@ _NARROW = 8  # bytes of a line; no program wraps its output earlier
 _SHORT = 512  # bytes
 _FRAME = b" \t\r|\\\xe2\x94\x82"  # what a table or a shell writes at the end of a line
 _WORD = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyz")
-_REACH = 4096  # bytes in which a token ends, also one that is wrapped over several lines
-# A part of a token, and the end of a line behind it, with the frame of a table around it.
-_PART = re.compile(rb"[\w+/=.~:|$-]{1,512}")
-_LINE_END = re.compile(
-    rb"[ \t]{0,256}(?:\xe2\x94\x82|\\)?[ \t]{0,256}\r?\n[ \t]{0,256}(?:\xe2\x94\x82|\|)?[ \t]{0,256}"
-)
+_REACH = 160  # bytes behind a hint in which a token ends that begins before the hint
+_PART = re.compile(rb"[\w+/=.~:|$-]{1,512}")  # a part of a token, in one line
+_LINE_END = re.compile(rb"[ \t]{0,256}(?:(?:\xe2\x94\x82|\\)[ \t]{0,256})?\r?\n")
 _WIDE = 40  # no program wraps its output earlier
 _RANDOM = re.compile(rb"[0-9]|[a-z][A-Z]|[A-Za-z0-9]{16}")
 
@@ -231,15 +228,16 @@ def find_tokens(data: bytes, lower: bytes) -> Iterator[Span]:
     words = _words(lower)
     if not words:
         return
+    text = _Text(data, lower)
     for each, hint in _candidates(words):
         if each.located is not None:
             if _compiled(each.located).search(words):
-                spans = (_token_at(each, data, lower, m.start(), 1) for m in _compiled(each.located).finditer(data))
+                spans = (text.token_at(each, m.start(), 1) for m in _compiled(each.located).finditer(data))
                 yield from (span for span in spans if span is not None)
             continue
         at = lower.find(hint)
         while at >= 0:
-            span = _token_at(each, data, lower, at, len(hint))
+            span = text.token_at(each, at, len(hint))
             if span is not None:
                 yield span
             at = lower.find(hint, at + 1 if span is None else max(at + 1, span[1]))
@@ -278,42 +276,52 @@ def _compiled(pattern: bytes) -> re.Pattern[bytes]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-def _token_at(form: Format, data: bytes, lower: bytes, at: int, length: int) -> Span | None:
-    if not form.back and at and lower[at - 1] in _WORD and lower[at] in _WORD:
-        return None
-    pattern = _compiled(form.rest)
-    if form.back:
-        match = pattern.search(data, max(at - form.back, 0), at + length + _REACH)
-        if match is not None and not match.start() <= at < match.end():
-            match = None
-    else:
-        match = pattern.match(data, at)
-    if match is None or data[match.end() : match.end() + 1].isspace():
-        wrapped = _wrapped(form, data, at, match)
-        if wrapped is not None:
-            return wrapped
-    return None if match is None else match.span()
+class _Text:
+    """A text in which tokens are searched, with its reading without the ends of lines."""
 
+    def __init__(self, data: bytes, lower: bytes) -> None:
+        self._data = data
+        self._lower = lower
 
-def _wrapped(form: Format, data: bytes, at: int, match: re.Match[bytes] | None) -> Span | None:
-    """Return the place of a token that continues on the next lines, or None for a token in one line."""
-    start = max(at - form.back, data.rfind(b"\n", 0, at) + 1) if form.back else at
-    text, ends, end = data[start:at], [], at
-    while len(text) < _REACH and (part := _PART.match(data, end)) is not None:
-        text += part[0]
-        ends.append((len(text), part.end()))
-        line_end = _LINE_END.match(data, part.end())
-        if line_end is None:
-            break
-        end = line_end.end()
-    if len(ends) < 2:
-        return None
-    whole = (_compiled(form.rest).search if form.back else _compiled(form.rest).match)(text)
-    if whole is None or not whole.start() <= at - start < whole.end() or whole.end() <= ends[0][0]:
-        return None
-    if match is not None:  # a whole token, and perhaps a word of the next line
-        line = ends[0][1] - (data.rfind(b"\n", 0, at) + 1)
-        if line < _WIDE or not _RANDOM.search(text[ends[0][0] : whole.end()]):
+    @functools.cached_property
+    def _joined(self) -> View | None:
+        """The whole text with its lines joined, made once: a join for each hint would read a text many times."""
+        return joined(self._data)
+
+    def token_at(self, form: Format, at: int, length: int) -> Span | None:
+        """Return the place of the token whose hint of this length is at ``at``."""
+        data, lower = self._data, self._lower
+        if not form.back and at and lower[at - 1] in _WORD and lower[at] in _WORD:
             return None
-    place = next(original - (length - whole.end()) for length, original in ends if length >= whole.end())
-    return start + whole.start(), place
+        span = _match(form, data, at, length)
+        if span is None or data[span[1] : span[1] + 1].isspace():
+            return self._wrapped(form, at, length, span) or span
+        return span
+
+    def _wrapped(self, form: Format, at: int, length: int, whole: Span | None) -> Span | None:
+        """Return the place of a token that continues on the next lines, or None for a token in one line."""
+        data = self._data
+        part = _PART.match(data, at)
+        if part is None or _LINE_END.match(data, part.end()) is None or self._joined is None:
+            return None
+        found = _match(form, self._joined.data, self._joined.place(at), length)
+        if found is None:
+            return None
+        start, end = self._joined.origin(found)
+        if end <= part.end():
+            return None
+        if whole is not None:  # a whole token, and perhaps a word of the next line
+            line = part.end() - (data.rfind(b"\n", 0, at) + 1)
+            rest = self._joined.data[self._joined.place(part.end()) : found[1]]
+            if line < _WIDE or not _RANDOM.search(rest):
+                return None
+        return start, end
+
+
+def _match(form: Format, data: bytes, at: int, length: int) -> Span | None:
+    pattern = _compiled(form.rest)
+    if not form.back:
+        match = pattern.match(data, at)
+    else:
+        match = pattern.search(data, max(at - form.back, 0), at + length + _REACH)
+    return match.span() if match is not None and match.start() <= at < match.end() else None

@@ -29,9 +29,10 @@ _PERCENT = rb"%[0-9A-Fa-f]{2}"
 _BACKSLASH = rb"\\(?:u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|[0-7]{3}|[\s\S])"  # JSON, Python, C and the shell
 _ENTITY = rb"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});"
 _ENCODED = re.compile(b"|".join((_PERCENT, _BACKSLASH, _ENTITY)))
-# The end of a line inside a word, with the frame and the indentation of a table around it.
-_FRAME = rb"[ \t]*(?:\xe2\x94\x82|\||\\)?[ \t]*"
-_WRAP = re.compile(rb"(?<=[^\s])" + _FRAME + rb"\r?\n" + _FRAME + rb"(?=[^\s])")
+# The end of a line inside a word, with the frame and the indentation of a table around it. A blank can be matched in
+# one way only, so that a long run of blanks costs no more than its length.
+_FRAME = rb"[ \t]*(?:(?:\xe2\x94\x82|\||\\)[ \t]*)?"
+_WRAP = re.compile(rb"(?<=[^\s])" + _FRAME + rb"\r*\n" + _FRAME + rb"(?=[^\s])")
 _LETTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\x08", b"f": b"\x0c", b"\n": b""}
 
 
@@ -46,6 +47,14 @@ class View:
     starts: list[int]
     origins: list[int]
     copied: list[bool]
+
+    def place(self, at: int) -> int:
+        """Return the place of the byte at ``at`` of the original bytes, or of the next one that the reading has."""
+        part = bisect.bisect_right(self.origins, at) - 1
+        if part < 0:
+            return 0
+        end = self.starts[part + 1] if part + 1 < len(self.starts) else self.starts[part]
+        return min(self.starts[part] + (at - self.origins[part] if self.copied[part] else 0), end)
 
     def origin(self, span: Span) -> Span:
         """Return the place of ``span``, which is not empty, in the original bytes."""
