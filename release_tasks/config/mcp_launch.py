@@ -15,8 +15,10 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from release_tasks.config.mcp_servers import McpServer
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.process.command import search_path
 from release_tasks.core.regular import read_regular
+from release_tasks.core.url import shown_url
 
 __all__ = ["McpHost", "McpLaunch", "launch_of"]
 
@@ -232,7 +234,7 @@ def _url_problems(url: str | None, configured: str) -> list[str]:
     if not url.strip():  # from a variable that is empty
         return ["has an empty url"]
     # A password or a token in it must not get into a message, and so its variables are not filled in.
-    shown = repr(re.sub(r"//[^/@]*@", "//", configured.partition("?")[0])[:200])
+    shown = repr(excerpt_line(shown_url(configured.partition("?")[0])))
     try:
         parts = urlsplit(url.strip())
         scheme, host, port = parts.scheme, parts.hostname, parts.port

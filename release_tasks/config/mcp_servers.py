@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from release_tasks.core.canonical import InvalidDocument
+from release_tasks.core.canonical import InvalidDocument, excerpt_line
 from release_tasks.core.json_file import read_json
 
 __all__ = ["McpFile", "McpServer", "parse_servers", "read_mcp_file"]
@@ -253,7 +253,7 @@ def _remote(url: Any, entry: dict[str, Any], transport: Any) -> dict[str, Any]:
     if url is None:
         raise _Problem(f"has the transport {transport}, but no url")
     if not isinstance(url, str):
-        raise _Problem(f"has a url that is not a string: {str(url)[:200]}")
+        raise _Problem(f"has a url that is not a string: {excerpt_line(str(url))}")
     if not url.strip():
         raise _Problem("has an empty url")
     return {"url": url, "headers": _texts(entry.get("headers"), "has headers that are not a map of strings")}

@@ -13,6 +13,7 @@ __all__ = ["check_url", "origin_of", "shown_url", "socket_of"]
 _UNIX = "http+unix"
 _PORTS = {"http": 80, "https": 443}
 _USER = re.compile(r"(?<=://)([^/?#]*)@")
+_BEFORE_HOST = re.compile(r"(?s)(\A(?:[A-Za-z][A-Za-z0-9+.-]*:)?/+|\A).*@")
 _EXAMPLE = "http+unix://%2Frun%2Fapp.sock/health"
 _LONGEST_SOCKET = 107  # bytes; unix(7): sun_path has 108, with the NUL at the end
 
@@ -54,8 +55,23 @@ def socket_of(url: str) -> str | None:
 
 
 def shown_url(url: str) -> str:
-    """Return ``url`` without its password, or without its user name if it has no password: that may be a token."""
+    """Return ``url`` without its password, or without its user name if it has no password: that may be a token.
+
+    A text that is no URL of a service is shown without all that is before its last ``@``.
+    """
+    if not _has_origin(url):  # a scheme is missing or mistyped, or the password has a character of a path
+        return _BEFORE_HOST.sub(rf"\1{REDACTED}@", url)
     return _USER.sub(lambda user: f"{user[1].partition(':')[0]}:{REDACTED}@" if ":" in user[1] else f"{REDACTED}@", url)
+
+
+def _has_origin(url: str) -> bool:
+    parts = _parts(url)
+    try:
+        if parts is None or parts.scheme not in (_UNIX, *_PORTS) or not parts.netloc:
+            return False
+        return (parts.port or 0) >= 0
+    except ValueError:  # the port is no number: it may be the beginning of a password
+        return False
 
 
 def _parts(url: str) -> SplitResult | None:
@@ -69,7 +85,7 @@ def _socket(parts: SplitResult, url: str) -> str:
     path = unquote(parts.netloc)
     if parts.scheme != _UNIX or not os.path.isabs(path) or "\x00" in path:
         raise ValueError(
-            f"expected the absolute path of a socket with %2F for each slash, as in {_EXAMPLE}, got {url!r}"
+            f"expected the absolute path of a socket with %2F for each slash, as in {_EXAMPLE}, got {shown_url(url)!r}"
         )
     if len(os.fsencode(path)) > _LONGEST_SOCKET:
         raise ValueError(f"expected the path of a socket in at most {_LONGEST_SOCKET} bytes, got {path!r}")
