@@ -11,11 +11,11 @@ from pathlib import Path
 
 from attrs import define, frozen
 
+from release_tasks.core.arguments import shown_arguments
 from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.clock import awake
 from release_tasks.core.events import Emit, Noted, ignore
 from release_tasks.core.place import Place
-from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
 
 __all__ = ["LockWait", "PosixLock", "holders_of"]
@@ -117,8 +117,7 @@ def _has_open(pid: int, info: os.stat_result) -> bool:
 def _command(pid: int) -> str:
     """Return the command line of a process in parentheses, without secrets."""
     with contextlib.suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        text = Redactor.of_process().redact_text(" ".join(" ".join(words).split()))
-        if text:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+        if text := shown_arguments(words):
             return f" ({excerpt_line(text, _MOST_WORDS)})"
     return ""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
+from release_tasks.core.arguments import shown_arguments
 from release_tasks.core.canonical import InvalidDocument, pretty_bytes, read_document
 from release_tasks.core.clock import awake, timestamp
 from release_tasks.core.codec import decode, encode
@@ -173,7 +174,7 @@ def run_lock(root: Path, command: str, wait: float = 0.0, emit: Emit = ignore) -
         if holder is not None or not lock.acquire(_GRACE):
             retry = "Try again when that run has finished (release.rollback can wait: --wait 10m)."
             raise LockHeld(f"{_locked_by(root, holder or current_holder(root))} {retry}")
-    held = RunLock(root, Redactor.of_process().redact_text(command or " ".join(sys.argv)))
+    held = RunLock(root, Redactor.of_process().redact_text(command) if command else shown_arguments(sys.argv))
     try:
         keep_out_of_git(root)
         held.record()

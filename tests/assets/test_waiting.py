@@ -36,7 +36,7 @@ def locked(tmp_path: Path) -> Iterator[tuple[Path, int]]:
     """A file with a lock of another process, whose command line has a secret and a newline; and the process id."""
     path = tmp_path / "file"
     path.write_bytes(b"x")
-    command = [sys.executable, "-c", _HOLDER, str(path), "LOCK_EX", "--password=hunter22222"]
+    command = [sys.executable, "-c", _HOLDER, str(path), "LOCK_EX", "--password", "it's hunter22222 here"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         yield path, process.pid
