@@ -13,9 +13,14 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\
 # Controls; formats, such as marks of the writing direction; surrogates; code points without a character; separators of
 # lines and paragraphs.
 _UNPRINTABLE = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
-# Letters and marks that have no shape, although Unicode does not count them as formats: fillers of Hangul, the blank of
-# Braille, the grapheme joiner.
-_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+# Letters, marks and signs that have no shape, although they are no formats: Default_Ignorable_Code_Point
+# of DerivedCoreProperties.txt (fillers of Hangul, the grapheme joiner, the selectors of a variant), and blanks, fillers
+# and joiners of single scripts.
+_INVISIBLE = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+    "\U0001107f\U00013441\U00013442\U00016fe4\U0001d159"
+).union(map(chr, range(0xFE00, 0xFE10)), map(chr, range(0xE0100, 0xE01F0)))
+_AS_EMOJI = "\ufe0f"  # after a symbol it asks for the picture in colour
 _MOST_MARKS = 4  # on one letter; more of them cover the lines above and below
 _LONGEST = 10_000  # characters of a line
 _NAMES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -40,9 +45,11 @@ def without_secrets(text: str) -> str:
 def _visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
-    parts, marks = [], 0
+    parts: list[str] = []
+    marks = 0
     for character in text:
-        shown = character if character in "\t\n" else _shown(character)
+        is_kept = character in "\t\n" or (character == _AS_EMOJI and parts and _is_symbol(parts[-1]))
+        shown = character if is_kept else _shown(character)
         marks = marks + 1 if _is_mark(character) else 0
         parts.append(shown if marks <= _MOST_MARKS or shown != character else _escaped(character))
     return "".join(parts)
@@ -83,6 +90,10 @@ def _shown(character: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def _is_mark(character: str) -> bool:
     return unicodedata.category(character) in ("Mn", "Me")
+
+
+def _is_symbol(shown: str) -> bool:
+    return len(shown) == 1 and unicodedata.category(shown) == "So"
 
 
 def _json_escape(character: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Literal
 
 __all__ = ["SIGNS", "Meaning", "meaning_of", "quoted_if_like_verdict", "style_of"]
@@ -26,15 +27,19 @@ _STYLES: dict[Meaning, str] = {"good": "green", "bad": "bold red", "warn": "yell
 # Words that begin the answer of a task and have no meaning of their own.
 _OTHER_VERDICTS = "act planned written missing pending none note unsigned"
 _VERDICT = re.compile(
-    rf"\s*(?:{'|'.join([*' '.join(_WORDS.values()).split(), *_OTHER_VERDICTS.split()]).upper()})(?![\w-]|\.\w)"
+    rf"[\W\d_]*(?:{'|'.join([*' '.join(_WORDS.values()).split(), *_OTHER_VERDICTS.split()]).upper()})(?![\w-]|\.\w)"
 )
 # The sign before a result: in Unicode, and in ASCII.
 SIGNS: dict[Meaning, tuple[str, str]] = {"good": ("\u2713", "+"), "bad": ("\u2717", "x"), "warn": ("-", "-")}
 
 
 def quoted_if_like_verdict(line: str) -> str:
-    """Return a line that is no verdict; with a sign before it where it begins as one does, with ``RESTORED``."""
-    return f"| {line}" if _VERDICT.match(line) else line
+    """Return a line that is no verdict; with a sign before it where it begins as one does, with ``RESTORED``.
+
+    Signs and digits before the word do not count, and its letters may have another width or style.
+    """
+    is_like = not line.startswith("| ") and _VERDICT.match(unicodedata.normalize("NFKC", line))
+    return f"| {line}" if is_like else line
 
 
 def meaning_of(word: str) -> Meaning:

@@ -65,6 +65,7 @@ HOSTILE = {
     "tags": "a\U000e0041\U000e007f",
     "interlinear": "\ufff9a\ufffab\ufffb",
     "fillers": "a\u3164b\u115fc\uffa0d\u2800e",
+    "selectors": "\ufe0fa\u180bb\U000e0100c\U00016fe4d\U0001d159e",
     "accents": "e" + "\u0301" * 60,
     "enclosing": "a" + "\u20dd" * 20,
     "a surrogate": "a\ud800b",
