@@ -203,7 +203,12 @@ def _shown(path: tuple[str, ...], value: str | None) -> str | None:
     is_private = any(section in names for section in _PRIVATE_SECTIONS) or any(name in names for name in _PRIVATE_NAMES)
     if is_private or any(is_secret_name(name) for name in path):
         return REDACTED
-    return excerpt_line(_QUERY.sub(rf"\1?{REDACTED}", Redactor.of_process().redact_text(value)))
+    shown = Redactor.of_process().redact_text(value)
+    # A text such as ``"jwtKey": "..."`` is redacted everywhere: the key says what the value is, also in a list.
+    key = json.dumps(next((name for name in reversed(path) if not name.isdecimal()), ""))
+    if Redactor.of_process().redact_text(f"{{{key}: {value}}}") != f"{{{key}: {shown}}}":
+        return REDACTED
+    return excerpt_line(_QUERY.sub(rf"\1?{REDACTED}", shown))
 
 
 def _name_differences(where: str, old: dict[str, str], new: dict[str, str], *, is_shown: bool) -> Iterator[Difference]:

@@ -40,6 +40,7 @@ def test_every_difference_is_listed(project: Project) -> None:
                 "limits": {"queued": 5, "failed": 1},
                 "providers": [{"password": secret}, {"args": ["--api-key", secret]}, {"url": f"https://x/?k={secret}"}],
                 "auth": secret,
+                "gate": {"jwtKey": secret, "appkey": secret, "tokens": [secret], "basicAuth": f"u:{secret}"},
             }
         )
     )
@@ -54,6 +55,7 @@ def test_every_difference_is_listed(project: Project) -> None:
                 "since": "now",
                 "providers": [{"password": "x"}, {"args": ["--api-key", "x"]}, {"url": f"https://x/?k={secret}x"}],
                 "auth": "x" + secret,
+                "gate": {"jwtKey": "x2" * 9, "appkey": "x2" * 9, "tokens": ["x2" * 9], "basicAuth": "x2" * 9},
             }
         )
     )
@@ -71,14 +73,16 @@ def test_every_difference_is_listed(project: Project) -> None:
     found = differences(project)
     shown = json.dumps(list(found.items()))
     assert secret not in shown and "/private" not in shown
+    hidden = ("changed", "[REDACTED]", "[REDACTED]")
     expected = {
         ("version", ""): ("changed", "1.0", "2.0"),
-        ("mcp", "mcpServers.files.env.HOME"): ("changed", "[REDACTED]", "[REDACTED]"),
+        ("mcp", "mcpServers.files.env.HOME"): hidden,
         ("mcp", "mcpServers.old.command"): ("removed", '"b"', None),
-        ("mcp", "botToken"): ("changed", "[REDACTED]", "[REDACTED]"),
-        ("mcp", "auth"): ("changed", "[REDACTED]", "[REDACTED]"),
-        ("mcp", "providers.0.password"): ("changed", "[REDACTED]", "[REDACTED]"),
-        ("mcp", "providers.1.args.1"): ("changed", "[REDACTED]", "[REDACTED]"),
+        ("mcp", "botToken"): hidden,
+        ("mcp", "auth"): hidden,
+        **{("mcp", f"gate.{name}"): hidden for name in ("jwtKey", "appkey", "tokens.0", "basicAuth")},
+        ("mcp", "providers.0.password"): hidden,
+        ("mcp", "providers.1.args.1"): hidden,
         ("mcp", "providers.2.url"): ("changed", '"https://x/?[REDACTED]"', '"https://x/?[REDACTED]"'),
         ("mcp", "limits.queued"): ("changed", "5", "6"),
         ("mcp", "since"): ("added", None, '"now"'),
