@@ -16,14 +16,23 @@ from typing import Any
 
 from release_tasks.core.redaction.encoded import find_encoded
 from release_tasks.core.redaction.formats import find_tokens
-from release_tasks.core.redaction.keys import find_private_keys
+from release_tasks.core.redaction.keys import find_private_keys, unfinished_key
 from release_tasks.core.redaction.names import find_named, is_secret_name
 from release_tasks.core.redaction.phrases import find_phrases
 from release_tasks.core.redaction.urls import find_in_urls
 from release_tasks.core.redaction.values import KnownValues, as_bytes, values_in_environment
 from release_tasks.core.redaction.views import Span, View, decoded, without_controls
 
-__all__ = ["REDACTED", "Redactor", "declare_secrets", "is_secret_name", "mask_file", "replaced"]
+__all__ = [
+    "LONGEST_SECRET",
+    "REDACTED",
+    "WRAPPED_LINES",
+    "Redactor",
+    "declare_secrets",
+    "is_secret_name",
+    "mask_file",
+    "replaced",
+]
 
 REDACTED = "[REDACTED]"
 
@@ -77,6 +86,8 @@ _READINGS = (without_controls, decoded) * 4
 _MASKED_PART = 1 << 20
 _MASKED_OVERLAP = 64 << 10
 _MOST_MASKED = 64 << 20
+LONGEST_SECRET = 16 << 10  # a secret in one line is shorter than this
+WRAPPED_LINES = 4  # a secret may be wrapped over so many lines
 _LINES_AFTER = 3  # a value may be on one of the next lines
 
 
@@ -107,6 +118,20 @@ class Redactor:
     def redact(self, data: bytes) -> bytes:
         """Return ``data`` with every secret replaced; ``data`` should be whole lines."""
         return replaced(data, self.spans(data))
+
+    def redact_beginning(self, data: bytes) -> bytes:
+        """Return the beginning of a longer text with every secret replaced, without an end that may be half a secret.
+
+        That is the last lines, or the last 16 KiB of a text in one line, and a private key that does not end.
+        """
+        spans, cut = self.spans(data), len(data)
+        for _ in range(WRAPPED_LINES):
+            cut = data.rfind(b"\n", 0, max(cut - 1, 0)) + 1
+        cut = cut or max(len(data) - LONGEST_SECRET, 0)
+        if 0 <= (key := unfinished_key(data)) < cut:
+            cut = key
+        cut = next((start for start, end in spans if start < cut < end), cut)
+        return replaced(data[:cut], [span for span in spans if span[1] <= cut])
 
     def redact_text(self, text: str) -> str:
         """Return ``text`` with every secret replaced."""

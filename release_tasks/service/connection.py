@@ -19,6 +19,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.units import show_duration
 from release_tasks.core.url import origin_of, shown_url, socket_of
 from release_tasks.service.request import Request
@@ -193,7 +194,7 @@ def _same_host(url: str, location: str, request: Request) -> str:
     except ValueError:
         is_same = False
     if not is_same:
-        shown = shown_url(target)[:300]
+        shown = excerpt_line(shown_url(target), 300)
         raise ProbeError(
             "redirect", f"{request.shown} redirects to another host: {shown}. The redirect is not followed."
         )

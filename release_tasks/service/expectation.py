@@ -90,5 +90,4 @@ def _shown_statuses(statuses: Statuses) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 100 else text[:97] + "..."
+    return excerpt_line(json.dumps(value, default=str), 100)

@@ -322,4 +322,6 @@ def test_an_unset_variable_stays_unknown_and_a_default_is_used(tmp_path: Path) -
 def test_a_message_contains_no_secret_of_a_url(tmp_path: Path) -> None:
     """Neither a filled in variable nor a password or a query."""
     (problem,) = _launch(tmp_path, url="http://user:pa55@${HOST}:99999/${TOKEN}?key=s3cret").problems
-    assert problem == ("has a url that is not valid (Port out of range 0-65535): 'http://[REDACTED]@${HOST}:99999/${TOKEN}'")
+    assert problem == (
+        "has a url that is not valid (Port out of range 0-65535): 'http://[REDACTED]@${HOST}:99999/${TOKEN}'"
+    )

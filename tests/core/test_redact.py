@@ -197,3 +197,16 @@ def test_any_text_can_be_redacted(text: str) -> None:
 def test_the_name_of_a_variable_is_no_secret(text: str, shown: str) -> None:
     """A command to type stays complete."""
     assert Redactor().redact_text(text) == shown
+
+
+def test_the_beginning_of_a_text_has_no_half_of_a_secret() -> None:
+    """Where a text was cut, its last lines are left out, or the last 16 KiB of one line, or a key without its end."""
+    redactor, half = Redactor(["zebra-crossing-0123456789"]), b"zebra-crossing"
+    lines = b"".join(b"line %d\n" % number for number in range(9))
+    assert redactor.redact_beginning(lines + b"x " + half) == lines[: len(b"line 0\n") * 6]
+    assert half not in redactor.redact_beginning(b"." * 20_000 + half)
+    assert redactor.redact_beginning(b"." * 100 + half) == b""
+    key = b"-----BEGIN PRIVATE KEY-----\n" + b"MIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n" * 9
+    assert redactor.redact_beginning(lines + key) == lines
+    whole = b"zebra-crossing-0123456789\n"
+    assert redactor.redact_beginning(whole * 9) == b"[REDACTED]\n" * 5

@@ -72,6 +72,11 @@ def _limit(which: int, value: int) -> None:
         resource.setrlimit(which, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
+def _shortened(message: str) -> str:
+    """Return a message without the end of one that is too long: half a word may be half a secret."""
+    return message if len(message) <= _MAX_TEXT else f"{message[:_MAX_TEXT].rpartition(' ')[0]} ..."
+
+
 def answer(action: str, request: dict[str, Any]) -> dict[str, Any]:
     """Return the result of an action, or the error of SQLite, as a document."""
     try:
@@ -82,5 +87,5 @@ def answer(action: str, request: dict[str, Any]) -> dict[str, Any]:
         return {
             "error": type(error).__name__,
             "code": int(getattr(error, "extendedresult", 0)),
-            "message": str(error)[:_MAX_TEXT],
+            "message": _shortened(str(error)),
         }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from release_tasks.core.durable import make_private_directory
 from release_tasks.core.printable import output_lines
-from release_tasks.core.redact import Redactor, replaced
+from release_tasks.core.redact import LONGEST_SECRET, WRAPPED_LINES, Redactor, replaced
 from release_tasks.core.redaction.keys import unfinished_key
 from release_tasks.core.redaction.views import Span
 
@@ -15,8 +15,6 @@ __all__ = ["OutputLog", "last_lines", "read_log_tail"]
 
 _LOG_BYTES = 16 << 20
 _LONG_LINE = 64 << 10
-_OVERLAP = 16 << 10  # a secret in one line is shorter than this
-_HELD_LINES = 4  # a secret may be wrapped over so many lines
 _END_BYTES = 128 << 10  # when the output is larger than the log, the log also has this much of its end
 _TAIL_BYTES = 16 << 10
 _TAIL_LINES = 20
@@ -92,10 +90,10 @@ class OutputLog:
     def _most_to_cut(self) -> int:
         """Return how many pending bytes can be written, at most: all but the last lines, or most of a long line."""
         cut = len(self._pending)
-        for _ in range(_HELD_LINES):
+        for _ in range(WRAPPED_LINES):
             cut = self._pending.rfind(b"\n", 0, max(cut - 1, 0)) + 1
         if not cut and len(self._pending) >= _LONG_LINE:
-            cut = len(self._pending) - _OVERLAP
+            cut = len(self._pending) - LONGEST_SECRET
         key = unfinished_key(self._pending)
         return cut if key < 0 else min(cut, key)
 
@@ -105,7 +103,7 @@ class OutputLog:
         if 0 <= newline < len(data) - 1:
             return newline + 1
         spans = self._redactor.spans(bytes(data))
-        return min(next((end for start, end in spans if start < _OVERLAP < end), _OVERLAP), len(data))
+        return min(next((end for start, end in spans if start < LONGEST_SECRET < end), LONGEST_SECRET), len(data))
 
     def _buffer_end(self, data: bytes) -> None:
         self._end += data[-_END_BYTES:]
@@ -153,7 +151,12 @@ def read_log_tail(path: Path, start: int = 0) -> list[str]:
     """Return the printable lines in the last 8 KiB of a log, from byte ``start`` on; none if it cannot be read."""
     try:
         with path.open("rb") as file:
-            file.seek(max(start, os.fstat(file.fileno()).st_size - _FILE_TAIL_BYTES))
-            return output_lines(file.read(_FILE_TAIL_BYTES))
+            begin = max(start, os.fstat(file.fileno()).st_size - _FILE_TAIL_BYTES - LONGEST_SECRET)
+            file.seek(begin)
+            data = file.read(_FILE_TAIL_BYTES + LONGEST_SECRET)
     except OSError:
         return []
+    data = Redactor.of_process().redact(data)
+    if begin > start or len(data) > _FILE_TAIL_BYTES:  # the first line may begin inside a secret
+        data = data[-_FILE_TAIL_BYTES:].partition(b"\n")[2]
+    return output_lines(data)

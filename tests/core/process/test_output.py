@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from release_tasks.core.process.output import OutputLog, last_lines
+from release_tasks.core.process.output import OutputLog, last_lines, read_log_tail
 from release_tasks.core.redact import Redactor
 
 SECRET = b"zebra-crossing-0123456789"
@@ -92,3 +92,17 @@ def test_output_above_the_limit_keeps_start_and_end_and_counts_the_rest(tmp_path
 def test_last_lines_are_few_and_printable(data: bytes, lines: list[str]) -> None:
     """At most 20 lines and 4 KiB, without control sequences."""
     assert last_lines(data) == lines
+
+
+def test_the_end_of_a_log_does_not_begin_inside_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part that is read begins before the part that is shown, and a line without its beginning is left out."""
+    monkeypatch.setenv("API_TOKEN", SECRET.decode())
+    path = tmp_path / "x.log"
+    for size in (8192 - len(SECRET), 8192 - 16, 8192 - 8):
+        path.write_bytes(b"first\n" * 9000 + SECRET + b"." * size + b"\nlast\n")
+        lines = read_log_tail(path)
+        assert lines[-1] == "last" and SECRET[-8:].decode() not in "".join(lines)
+    path.write_bytes(SECRET * 2000)
+    assert SECRET[4:].decode() not in "".join(read_log_tail(path))
+    path.write_bytes(b"first\nlast\n")
+    assert (read_log_tail(path), read_log_tail(path, 6)) == (["first", "last"], ["last"])

@@ -152,8 +152,10 @@ def _check_url(context: GateContext, options: HttpOptions) -> Verdict:
 
 
 def _body_tail(context: GateContext, answers: Sequence[HttpResponse]) -> list[str]:
-    body = context.redactor.redact(answers[-1].body) if answers else b""
-    return last_lines(body[-_BODY_TAIL:])
+    if not answers:
+        return []
+    redact = context.redactor.redact if not answers[-1].is_truncated else context.redactor.redact_beginning
+    return last_lines(redact(answers[-1].body)[-_BODY_TAIL:])
 
 
 KIND = GateKind(name="http", options=HttpOptions, check=_check, ends_itself=True, asks_service=True)

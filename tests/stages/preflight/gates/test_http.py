@@ -16,6 +16,7 @@ from werkzeug import Request, Response
 from release_tasks.config.endpoint import ExpectConfig
 from release_tasks.core.events import Event, HealthAnswered
 from release_tasks.core.records import Check
+from release_tasks.service import request
 from release_tasks.service.expectation import unmet_expectation
 from release_tasks.service.response import HttpResponse
 
@@ -242,3 +243,18 @@ def test_every_expectation_must_hold(status: int, body: bytes, expect: dict[str,
         url="http://127.0.0.1/",
     )
     assert unmet_expectation(answer, ExpectConfig(**expect)) == problem
+
+
+@pytest.mark.parametrize("filler", ["x\n", "x "])
+def test_a_body_that_was_cut_ends_before_half_of_a_secret(
+    check: Checker, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, filler: str
+) -> None:
+    """Only the first bytes of a large answer are read; the last of them may be the first half of a secret."""
+    secret = "Zq9w8e7r6t5y4u3i2o1pLkJhGfDsAzXcVbNm7Q8W"
+    monkeypatch.setenv("API_TOKEN", secret)
+    limit = request.Request(url="", timeout=1.0).max_bytes
+    begin = (filler * limit)[: limit - len(secret) + 6]
+    httpserver.expect_request("/x").respond_with_data(begin + secret + "y" * 100)
+    result = check({"http": httpserver.url_for("/x"), "expect": {"text": "ready"}})
+    assert result.status == "failed"
+    assert result.diagnostics["bodyTail"] and secret[:8] not in str(result)
