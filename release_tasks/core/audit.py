@@ -23,9 +23,9 @@ from release_tasks.core.clock import timestamp
 from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.durable import fsync_directory, make_private_directory
 from release_tasks.core.errors import with_path
+from release_tasks.core.exact import document_without_secrets
 from release_tasks.core.printable import one_line
 from release_tasks.core.records import AuditAnchor
-from release_tasks.core.redact import Redactor
 
 __all__ = ["GENESIS", "AuditFinding", "AuditLog", "AuditVerdict", "actor"]
 
@@ -150,7 +150,7 @@ class AuditLog:
 
 def _record(event: str, status: str, detail: str, **more: Any) -> dict[str, Any]:
     host = socket.gethostname()
-    redacted = Redactor.of_process().redact_values({"detail": detail, **more})
+    redacted = document_without_secrets({"detail": detail, **more})
     return {"event": event, "actor": actor(), "host": host, "status": status, **redacted}
 
 

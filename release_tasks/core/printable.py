@@ -6,7 +6,7 @@ import functools
 import re
 import unicodedata
 
-__all__ = ["json_escaped", "one_line", "output_lines", "printable", "without_secrets"]
+__all__ = ["json_escaped", "one_line", "output_lines", "printable", "visible_line", "without_secrets"]
 
 # A title or a link (OSC) ends at its line: without an end it would hide all lines that follow.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[@-_])")
@@ -57,7 +57,11 @@ def _visible(text: str) -> str:
 
 def one_line(text: str, limit: int = _LONGEST) -> str:
     r"""Return ``text`` on one printable line of at most ``limit`` characters: a line end is shown as ``\n``."""
-    text = without_secrets(text)
+    return visible_line(without_secrets(text), limit)
+
+
+def visible_line(text: str, limit: int = _LONGEST) -> str:
+    """Return a text that has no secrets, such as an id, as ``one_line`` does."""
     if len(text) > limit:
         text = f"{text[: limit - 3]}..."
     line = _visible(text).replace("\n", "\\n").replace("\t", "\\t")

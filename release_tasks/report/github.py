@@ -16,7 +16,7 @@ from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Event, GateEnded
 from release_tasks.core.place import found
-from release_tasks.core.printable import one_line, output_lines
+from release_tasks.core.printable import one_line, output_lines, visible_line
 from release_tasks.core.records import Check
 from release_tasks.core.runner import command, escape_commands
 from release_tasks.core.streams import error_tolerant
@@ -77,7 +77,10 @@ def annotation_lines(document: Mapping[str, Any], exit_code: int) -> list[str]:
 
 
 def outputs(document: Mapping[str, Any], exit_code: int) -> dict[str, str]:
-    """Return the outputs of the step by name, each on one printable line; only those that the document contains."""
+    """Return the outputs of the step by name, each on one printable line; only those that the document contains.
+
+    A document has no secrets, and its ids are exact: the next step passes them on.
+    """
     snapshot = document.get("snapshot")
     snapshot = snapshot if isinstance(snapshot, Mapping) else {}
     values = {
@@ -92,7 +95,7 @@ def outputs(document: Mapping[str, Any], exit_code: int) -> dict[str, str]:
         "manifest": document.get("manifestPath"),
         "safety_snapshot_id": document.get("safetySnapshotId"),
     }
-    return {name: one_line(str(value)) for name, value in values.items() if value is not None}
+    return {name: visible_line(str(value)) for name, value in values.items() if value is not None}
 
 
 def _append(variable: str, text: str, environ: Mapping[str, str], limit: int | None = None) -> None:

@@ -11,14 +11,16 @@ from attrs import evolve, frozen
 from release_tasks.config.schema import Settings, VersionConfig
 from release_tasks.core.canonical import read_document
 from release_tasks.core.clock import compact
-from release_tasks.core.errors import StageFailed
+from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.core.printable import one_line
 from release_tasks.core.process.answer import ask
 from release_tasks.core.redact import Redactor
+from release_tasks.core.typed import typed
 from release_tasks.service.git import checkout_of, git_environment
 
-__all__ = ["Application", "default_release_id", "describe_application", "require_printable"]
+__all__ = ["Application", "default_release_id", "describe_application", "require_printable", "require_showable_id"]
 
+_LIKE_SECRET = "looks like a secret or contains the value of a secret variable, so every message would hide it"
 _LONGEST = 200  # characters of a name or a version
 
 
@@ -50,9 +52,36 @@ def describe_application(settings: Settings) -> Application:
 
 
 def require_printable(settings: Settings) -> None:
-    """Raise StageFailed when name or version of the application is not one printable line."""
+    """Raise StageFailed when name or version of the application is not one printable line.
+
+    Raises UsageError when a message could not show the name of the application, of an asset or of a gate: it looks like
+    a secret.
+    """
+    release, found = settings.release, []
+    if Redactor.of_process().redact_text(release.app.name) != release.app.name:
+        found.append("release.app.name")
+    for section, names in (("assets", release.assets), ("gates", release.gates)):
+        found += [
+            f"the name of number {number} in release.{section}"
+            for number, name in enumerate(names, 1)
+            if Redactor().redact_text(name) != name
+        ]
+    if found:
+        raise UsageError(f"{found[0]} {_LIKE_SECRET}. Change it, and retry.")
     if (refusal := _named(settings).refusal) is not None:
         raise StageFailed(refusal)
+
+
+def require_showable_id(release_id: str, is_typed: bool) -> None:
+    """Raise UsageError when a message could not show a release id, or the id of its snapshot: it looks like a secret.
+
+    The time in an id that is not typed is never the value of a secret.
+    """
+    snapshot_id = f"{release_id}_snapshot_{compact()}"
+    known = Redactor.of_process().redact_text(release_id) if is_typed else release_id
+    if known != release_id or Redactor().redact_text(snapshot_id) != snapshot_id:
+        change = "Type another one" if is_typed else "Change release.app.name, or type an id"
+        raise UsageError(f"The release id {_LIKE_SECRET}. {change}: {typed('release.prepare', '--release-id', 'ID')}")
 
 
 def default_release_id(application: Application) -> str:

@@ -37,7 +37,13 @@ from release_tasks.core.records import (
 )
 from release_tasks.core.redact import Redactor
 from release_tasks.core.typed import typed
-from release_tasks.service.application import Application, default_release_id, describe_application, require_printable
+from release_tasks.service.application import (
+    Application,
+    default_release_id,
+    describe_application,
+    require_printable,
+    require_showable_id,
+)
 from release_tasks.service.baseline import measure_baseline
 from release_tasks.service.form import describe_form
 from release_tasks.service.request import require_requests, shown_endpoint
@@ -164,6 +170,7 @@ def _new_release_id(settings: Settings, pipeline: Pipeline, release_id: str | No
     require_printable(settings)
     new_id = release_id or _free_release_id(pipeline, default_release_id(describe_application(settings)))
     require_new_release_id(pipeline, new_id)
+    require_showable_id(new_id, is_typed=release_id is not None)
     signer_of(settings)
     require_requests(settings.release)
     return new_id

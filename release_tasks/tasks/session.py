@@ -89,15 +89,15 @@ class Session:
     def answer(self, document: object, show: Callable[[Screen], None] | None = None, **first: Any) -> None:
         """Answer with the keys of ``first``, then ``document``: a record or JSON values, printed when the task ends.
 
-        Sentences in it become one printable line each; every other value is exact.
+        Sentences in it become one printable line each, without secrets; ids, names, times and statuses are exact.
 
         Without ``--json``, ``show`` writes the answer for people immediately.
         """
         from release_tasks.core.codec import encode
-        from release_tasks.core.redact import Redactor
+        from release_tasks.core.exact import document_without_secrets
 
         values = {**first, **(document if isinstance(document, dict) else encode(document))}
-        self._answer = _with_printable_sentences(Redactor.of_process().redact_values(values))
+        self._answer = _with_printable_sentences(document_without_secrets(values))
         if show is not None and not self.as_json:
             show(self.screen)
 

@@ -8,9 +8,16 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from release_tasks.core.errors import UsageError
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.process import command
-from release_tasks.service.application import default_release_id, describe_application
+from release_tasks.service.application import (
+    default_release_id,
+    describe_application,
+    require_printable,
+    require_showable_id,
+)
+from release_tasks.tasks.project import load_settings
 from tests.support.processes import await_true, processes_with
 from tests.support.project import Project
 
@@ -87,3 +94,34 @@ def test_the_default_release_id_is_valid(project: Project, version: str) -> None
     application = evolve(describe_application(project.settings), version=version)
     assert is_valid_id(default_release_id(application))
     assert len(default_release_id(application)) <= 96
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("app.name", "the-hunter2-shop", "release.app.name looks like a secret"),
+        ("assets", {"extra": {"file": "a"}, f"ghp_{'a1B2' * 9}": {"file": "b"}}, "number 2 in release.assets looks"),
+        ("gates", {f"ghp_{'a1B2' * 9}": {"command": "true"}}, "number 1 in release.gates looks"),
+    ],
+)
+def test_a_name_that_no_message_could_show_is_refused(
+    project: Project, monkeypatch: pytest.MonkeyPatch, path: str, value: Any, named: str
+) -> None:
+    """An asset may have the name of a weak password: it is exact in every record."""
+    monkeypatch.setenv("DB_PASSWORD", "hunter2")
+    project.overrides[path] = value
+    with pytest.raises(UsageError, match=named):
+        require_printable(project.settings)
+    project.overrides.update({"app.name": "shop", "gates": {"a": {"command": "true"}}})
+    project.overrides["assets"] = {"hunter2": {"file": "a"}}
+    require_printable(load_settings({"release": project.raw}, project.folder))
+
+
+def test_an_id_that_no_message_could_show_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A typed id, and one that is generated from a name; the digits of its time are no secret."""
+    require_showable_id("shop-20261130041727", is_typed=False)
+    monkeypatch.setenv("DB_PASSWORD", "20261130")
+    require_showable_id("shop-20261130041727", is_typed=False)
+    for release_id, is_typed in (("shop-20261130", True), ("sk-gateway-20261130041727", False), ("sk-gateway", True)):
+        with pytest.raises(UsageError, match=r"release\.prepare --release-id ID"):
+            require_showable_id(release_id, is_typed=is_typed)
