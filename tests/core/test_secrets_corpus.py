@@ -15,6 +15,7 @@ import pytest
 from release_tasks.core.process.output import OutputLog
 from release_tasks.core.redact import REDACTED, Redactor, mask_file
 from release_tasks.core.redaction import formats, phrases
+from release_tasks.service import words
 from tests.support.secrets import HARMLESS, LEAKS, PEM, Leak, pieces
 
 
@@ -45,6 +46,14 @@ def test_harmless_line_stays_whole(line: str) -> None:
 def test_harmless_lines_stay_whole_together() -> None:
     """A line is not read as the continuation of the one before it."""
     assert Redactor().redact_text("\n".join(HARMLESS)) == "\n".join(HARMLESS)
+
+
+@pytest.mark.parametrize("name", ["token-service", "passwordService", "auth-session", "SECRET_STORE"])
+def test_health_words_of_a_part_named_like_a_secret_stay(name: str) -> None:
+    """An operator reads in the answer of the service why a gate failed."""
+    for word in words._WORDS:
+        for line in (json.dumps({name: word}), f"{name}: {word}", f"{name}={word.replace(' ', '_').upper()}"):
+            assert Redactor().redact_text(line) == line
 
 
 def test_twice_redacted_is_the_same() -> None:

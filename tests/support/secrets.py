@@ -458,4 +458,44 @@ sk-learn 1.5.0 imported
 price: $6$ to $12
 temperature 21:45:10, humidity 40
 a/b/c.d:10:5: note: declared here
+    token = auth.login(user, password=form.password)
+WARNING  app.auth:tokens.py:42 token for user 42 expired 3 minutes ago
+API_KEY_HEADER=X-Api-Key
+X-Cache-Key: /assets/app.css
+Access-Control-Allow-Headers: Authorization, Content-Type, X-Api-Key
+curl -u "$USER:$PASS" https://example.com
+curl -u "$user:$password" https://example.com
+curl -H "Authorization: Bearer $TOKEN" https://example.com
+kubectl create secret generic app --from-file=token=/tmp/token
+helm upgrade app ./chart --set image.tag=1.2.3 --set auth.existingSecret=app-auth
+arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/db-AbCdEf
+Nov 29 10:15:00 host sudo: app : TTY=pts/0 ; PWD=/srv/app ; USER=root ; COMMAND=/bin/systemctl restart app
+PWD=/home/runner/work/app-2026/app-2026
+OLDPWD=/srv/releases/20261129
+SSH_AUTH_SOCK=/tmp/ssh-abc123/agent.4242
+"forgotPassword": "Forgot your password?"
+<label for="password">Password:</label>
+ast: token=Plus left=1 right=2
+code=ERR_SOCKET_CONNECTION_TIMEOUT_42
+code=VALIDATION_ERROR_2026_TOO_LONG
+key=users/2026/11/29/part-00001.parquet
+object key=releases/20261129T101500Z-3f2a/app.tar.gz
+session_id=worker-3-20261129
+session=20261129T101500Z-worker-3
+sid=worker-20261129-00042
+unzip -p app-1.2.3.jar version9.txt
+curl -k release2026.example.com
+docker run --user 1000:1000 app
+docker exec -u app:staff web id
+podman run --user node:node app
+ps -u postgres:5432
+-u www:users
+rsync -u host1:backup/x .
+gunicorn -u app:create_app
+python -u run:server9
+--auth basic:ldap
+--login shell:bash
+APP_PASSWORD=%APP_PASSWORD%
+"password": "<password>"
+restored sk-gateway_snapshot_20261130 from disk
 """.splitlines()

@@ -52,7 +52,7 @@ FORMATS = (
     Format("age", (b"age-secret-key-",), rb"AGE-SECRET-KEY-(?:PQ-)?1[A-Z0-9]{40,2048}"),
     Format("Airtable", (b"pat",), rb"pat[a-z0-9]{14}\.[a-f0-9]{64}", 0, rb"pat[a-z0-9]{14}\."),
     Format("Alibaba", (b"ltai",), rb"(?-i:LTAI)[a-z0-9]{12,24}"),
-    Format("Anthropic, OpenAI", (b"sk-",), rb"sk-(?=[a-z_-]{0,64}[0-9])[\w-]{16,512}"),
+    Format("Anthropic, OpenAI", (b"sk-",), rb"sk-(?=[\w-]{0,64}?(?=[a-z]{0,15}\d)[a-z0-9]{16})[\w-]{16,512}"),
     Format("Artifactory", (b"akcp", b"cmvmd"), rb"(?-i:AKCp)[a-z0-9]{60,80}|(?-i:cmVmd)[a-z0-9]{50,64}"),
     Format("Asana", (b"1/", b"2/"), rb"[12]/\d{10,20}(?:/\d{10,20})?:[0-9a-f]{32}"),
     Format("Atlassian", (b"atatt3", b"atctt3", b"atbb"), rb"AT[AC]TT3[\w=-]{20,512}|(?-i:ATBB)[a-z0-9]{20,64}"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from release_tasks.core.redaction.harmless import is_harmless_word, is_path, is_readable, is_reference
 from release_tasks.core.redaction.views import Span
 
 __all__ = ["find_named", "is_secret_name"]
@@ -57,35 +58,21 @@ _ABOUT = re.compile(
     rb"label|length|len|limit|limits|loader|manager|map|max\w*|min\w*|missing|mode|name|names|note|or|ors|owner|path|"
     rb"paths|per\w*|policy|policies|position|present|prompt|provider|rate|ref|required|reset|rotation|space|status|"
     rb"store|strength|timeout|title|ttl|type|types|uri|uris|url|urls|usage|used|valid\w*|variable|version|window|"
-    rb"budget)$"
+    rb"budget|headers?|param|parameter|placeholder|label|sock|agent|pid|socket|algorithm|scheme|scope|scopes|grant)$"
 )
+_NOT_OWN = re.compile(rb"(?:existing|imagepull|forgot|forgotten|show|hide|toggle|no|without|old)[_.-]?$")
 _QUOTED = re.compile(rb"(\\{0,3}[\"'`])((?:\\[^\"'`\n]|(?!\1)[^\n]){1,4096}?)\1")
 _PLAIN = re.compile(rb"[^\s\"'`<>]{1,4096}")
 _BLOCK = re.compile(rb"[|>][+-]?[ \t]*\n[ \t]+([^\n]{4,1024})")  # a block of YAML
 _NEXT_PAIR = re.compile(rb"[;&,](?=[\"'(\[]|[A-Za-z_][\w .-]{0,40}[=:])|[)\]},;]+$|;")
-# Names of variables, and expressions of a program in place of a value.
-_REFERENCE = re.compile(
-    rb"\$\{[\w:.?-]+\}[;,&)]?$|\$[A-Z_][A-Z0-9_]*$|\$\(|\$\{\{|\{\{|%\(|%s|\*{3,}|\.{3}|x{4,}$|\[[A-Z_ ]+\]$|"
-    rb"[A-Za-z_]\w*(?:\.\w+)*[(\[]|(?:await|new|yield|lambda|function)$|(?:os|process|self|config|settings|env|"
-    rb"secrets|vars?|request|args|options|params)\.\w"
-)
-_HARMLESS = frozenset(
-    (
-        b"required missing invalid none null nil true false yes str string text bytes bool int integer number optional "
-        b"unset empty changed expired okay unknown undefined default disabled enabled valid verified hidden masked "
-        b"removed ignored skipped failed passed denied granted accepted rejected incorrect wrong mismatch found added "
-        b"updated created deleted rotated revoked password passwd secret token tokens keys cookie cookies credential "
-        b"credentials bearer basic digest file vault keyring prompt stdin session auth oauth oauth2 public private "
-        b"login logout username user name value type must cannot should with without from"
-    ).split()
-)
-_PATH = re.compile(rb"(?:/|\.{1,2}/|~/)[\w@. -]+(?:/[\w@. -]*)*[:.,;]?$")  # credentials are often in a file
 _NUMBER = re.compile(rb"[0-9.,:%/]*[a-z]?$")
 _SENTENCE = re.compile(rb"(?:[A-Za-z'_-]+[.,:;!?]?(?: |$)){3,}$")
 _VERBS = re.compile(
     rb"(?i)\b(?:is|are|was|must|required|invalid|cannot|should|too|not|missing|expected|least|characters|incorrect|"
-    rb"wrong|expired|changed|may|has|have|please|enter|does|did|for|of|the)\b"
+    rb"wrong|expired|changed|may|has|have|please|enter|does|did|for|of|the|your|forgot|reset|confirm|choose)\b"
 )
+_PASSWORDS = frozenset([b"passw", b"pass", b"pwd", b"passphrase", b"passcode", b"secret"])
+_SESSIONS = frozenset([b"sessid", b"sessionid", b"session_id", b"connect.sid", b"_session", b"auth"])
 _LETTERS = re.compile(rb"[A-Za-z]+[.!?]?$")
 _LOWER = frozenset(b"abcdefghijklmnopqrstuvwxyz")
 
@@ -113,6 +100,8 @@ def _value_after(keyword: bytes, data: bytes, lower: bytes, at: int) -> Span | N
         is_database = keyword == b"pass" and lower[max(at - 2, 0) : at] == b"db"
         if not is_database:
             return None  # compass, author of a word before it
+    if _NOT_OWN.search(lower, max(at - 12, 0), at) or b"arn:" in lower[max(at - 100, 0) : at].rpartition(b" ")[2]:
+        return None
     sign = _SIGN.match(data, at + len(keyword))
     if sign is None or (keyword == b"cookie" and b":" in sign[0]):
         return None  # headers have their own rule
@@ -138,7 +127,7 @@ def _value_at(keyword: bytes, data: bytes, at: int, is_field: bool) -> Span | No
     if plain is None:
         return None
     value = plain[0]
-    if _REFERENCE.match(value):
+    if is_reference(value):
         return None
     end = _NEXT_PAIR.search(value, 1)
     if end is not None:
@@ -151,14 +140,16 @@ def _value_at(keyword: bytes, data: bytes, at: int, is_field: bool) -> Span | No
 
 
 def _is_secret(keyword: bytes, value: bytes, is_field: bool) -> bool:
-    if len(value) < 4 or value.lower().rstrip(b".,!?") in _HARMLESS or _REFERENCE.match(value):
+    if len(value) < 4 or is_harmless_word(value) or is_reference(value) or is_path(value):
         return False
-    if keyword not in (b"passw", b"pass", b"pwd", b"passphrase", b"passcode", b"secret") and _NUMBER.match(value):
+    if keyword not in _PASSWORDS and _NUMBER.match(value):
         return False
-    if keyword == b"credential" and _PATH.match(value):
+    if keyword in _SESSIONS and is_readable(value):
         return False
     if keyword == b"dsn" and b"://" in value:
         return False  # the rule of URLs leaves the host legible
     if keyword in (b"auth", b"key", b"_session") and len(value) < 8:
         return False
+    if keyword == b"token" and len(value) < 8 and value.isalpha():
+        return False  # the token of a parser: a word
     return not (is_field and _SENTENCE.match(value) and _VERBS.search(value))

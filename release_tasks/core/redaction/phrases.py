@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from attrs import frozen
 
+from release_tasks.core.redaction.harmless import is_harmless_word, is_identifier, is_path, is_readable, is_reference
 from release_tasks.core.redaction.views import Span
 
 __all__ = ["PHRASES", "Phrase", "find_phrases"]
@@ -20,27 +21,33 @@ __all__ = ["PHRASES", "Phrase", "find_phrases"]
 class Phrase:
     """A form of text. ``hints`` are lower-case texts, one of which is in the line of every match.
 
-    Letters match in both cases, and every repetition has a limit.
+    Letters match in both cases, and every repetition has a limit. A value for which ``is_harmless`` is true stays.
     """
 
     name: str
     hints: tuple[bytes, ...]
     pattern: bytes
+    is_harmless: Callable[[bytes], bool] | None = None
 
 
 # A word of a shell or of a list in JSON or Python, up to the blank or the quote that ends it.
 _WORD = rb"(?:\\{0,3}\"(?P<a>[^\"\n]{2,512})\"|\\{0,3}'(?P<b>[^'\n]{2,512})'|(?P<c>(?![-$])[^\s\"'\\,\]]{2,512}))"
-_NAME_END = rb"(?:\\{0,3}[\"'])?\]?[ \t]{0,4}[:=,]>?[ \t]{0,4}[\[(]?(?:\\{0,3}[\"'`])?"
+_NAME_END = rb"(?:(?:\\{0,3}[\"'])?\]?[ \t]{0,4}[:=]>?|\\{0,3}[\"'][ \t]{0,4},)[ \t]{0,4}[\[(]?(?:\\{0,3}[\"'`])?"
 _SECRET_OPTION = (
     rb"(?:password|passwd|passphrase|pass|pwd|secret|token|api-?key|access-?key|secret-?key|private-?key|account-?key|"
     rb"auth-?key|encryption-?key|master-?key|client-?secret|credentials?|cookie|secret-?string|sas-?token|auth|psk)"
 )
 _DATABASES = rb"(?:mysql|mysqldump|mysqladmin|mysqlimport|mariadb|mariadb-dump|mariadb-admin)"
 _REGISTRIES = rb"(?:docker|podman|helm|oras|nerdctl|buildah|skopeo|oc|az|vault|npm|cf)"
-_CLIENTS = (
-    rb"(?:ldap\w{1,10}|mosquitto_\w{3}|mongo\w{0,8}|ipmitool|smbclient|unzip|zip|7z|sqlcmd|bcp|cqlsh|influx|curl|"
-    rb"clickhouse-client|openssl)"
-)
+
+
+def _is_account(value: bytes) -> bool:
+    return is_identifier(value) or is_readable(value)
+
+
+def _is_plain_option(value: bytes) -> bool:
+    return is_harmless_word(value) or is_path(value) or re.fullmatch(rb"[a-z]{2,12}:[a-z]{2,12}", value) is not None
+
 
 PHRASES = (
     Phrase(
@@ -70,6 +77,7 @@ PHRASES = (
         rb"(?<!\w)x-[a-z-]{0,40}(?:key|token|secret|auth|signature|password|session)"
         + _NAME_END
         + rb"(?!\$\{)(?P<v>[^\n\"'`\s;,&]{4,4096})",
+        is_path,
     ),
     Phrase(
         "option",
@@ -78,14 +86,23 @@ PHRASES = (
         + _SECRET_OPTION
         + rb"(?:[ \t]{1,4}|=|\\{0,3}[\"'],[ \t]{0,4})"
         + _WORD,
+        _is_plain_option,
     ),
     Phrase(
         "-u user:password",
         (b"-u", b"--user", b"--proxy-user", b"--login", b"--auth", b"--basic-auth"),
-        rb"(?<![\w-])(?:-u|--user|--proxy-user|--userpwd|--login|--auth|--basic-auth)(?:[ \t=]{0,4}|\\{0,3}["
+        rb"(?<![\w-])(?<!python[ ])(?<!python3[ ])"
+        rb"(?:-u|--user|--proxy-user|--userpwd|--login|--auth|--basic-auth)(?:[ \t=]{0,4}|\\{0,3}["
         rb"\"'],[ \t]{0,4})"
         rb"\\{0,3}(?P<_quote>[\"'])?[\w.@+$-]{0,128}[:%](?![/:])"
         rb"(?P<v>(?(_quote)[^\"'\n\\]{2,256}|[^\s\"'\\]{2,256}))",
+        _is_account,
+    ),
+    Phrase(
+        "curl -u",
+        (b"curl", b"wget", b"http"),
+        rb"(?<![\w./])(?:curl|wget|https?|xh)[ ][^\n|;]{0,200}?(?<=[ ])(?-i:-[a-zA-Z]{0,6}u|--user)[ =]{0,4}"
+        rb"(?P<_quote>[\"'])?[\w.@+-]{1,64}:(?P<v>(?(_quote)[^\"'\n\\]{2,256}|[^\s\"'\\]{2,256}))",
     ),
     Phrase(
         "mysql -p",
@@ -108,12 +125,15 @@ PHRASES = (
         + rb"\b[^\n|;]{0,80}?\blogin\b[^\n|;]{0,160}?[ ](?-i:-p)[ ]{1,4}[\"']?(?P<v>[^\s\"']{3,512})",
     ),
     Phrase(
-        "-w, -P, -k of clients",
+        "-w, -P, -p, -k of clients",
         (b" -w", b" -p", b" -k"),
-        rb"(?<![\w-])"
-        + _CLIENTS
-        + rb"\b[^\n|;]{0,200}?[ ](?-i:-[wPpk])[ ]{1,4}[\"']?(?P<v>(?=[^\s\"']{0,64}[0-9])(?!\d+[\s\"'])[^"
-        rb"\s\"'/-][^\s\"'/]{3,128})(?![^\s\"'])",
+        rb"(?<![\w-])(?-i:"
+        rb"ldap\w{1,10}[ ][^\n|;]{0,200}?(?<=[ ])-w|"
+        rb"(?:mosquitto_\w{3}|ipmitool|sqlcmd|bcp|unzip|zip)[ ][^\n|;]{0,200}?(?<=[ ])-P|"
+        rb"(?:mongo\w{0,8}|cqlsh|cypher-shell|influx|clickhouse-client)[ ][^\n|;]{0,200}?(?<=[ ])-p|"
+        rb"openssl[ ](?!s_client)[^\n|;]{0,200}?(?<=[ ])-[kK])"
+        rb"[ =]{1,4}[\"']?(?P<v>(?!\d{1,5}(?:[\s\"']|$))[^\s\"'/-][^\s\"'/]{3,128})(?![^\s\"'])",
+        is_path,
     ),
     Phrase("smbclient -U", (b"-u",), rb"(?<!\w)(?-i:-U)[ ]{0,4}[\"']?[\w.\\-]{1,64}%(?P<v>[^\s\"']{3,128})"),
     Phrase(
@@ -180,6 +200,7 @@ PHRASES = (
         rb"key|client_assertion|"
         rb"assertion|samlresponse|code_verifier|sid|phpsessid|jsessionid|asp\.net_sessionid|sessionid|session_id|"
         rb"connect\.sid|laravel_session|passkey)=(?P<v>(?=[a-z%._~+/-]{0,64}(?:[0-9]))[^\s&\"';<>,()\[\]]{16,4096})",
+        is_readable,
     ),
     Phrase(
         "XML",
@@ -208,7 +229,8 @@ def find_phrases(data: bytes, lower: bytes) -> Iterator[Span]:
                 yield from (
                     match.span(group)
                     for group in match.re.groupindex
-                    if not group.startswith("_") and match[group] is not None
+                    if not group.startswith("_") and match[group] is not None and not is_reference(match[group])
+                    if phrase.is_harmless is None or not phrase.is_harmless(match[group])
                 )
 
 

@@ -17,6 +17,7 @@ __all__ = ["KnownValues", "values_in_environment"]
 
 _SHORTEST = 6  # redacting shorter values would remove ordinary words
 _SHORTEST_LINE = 12
+_WORD = re.compile(r"[a-z]{1,10}")
 _PROBE = 10  # bytes at both ends of a value; one of them is whole when the value is wrapped
 _PLAIN_VALUES = frozenset(["false", "enabled", "disabled", "default", "required", "optional", "production", "session"])
 _PATH_NAME = re.compile(r"_(?:FILE|PATH|DIR|HOME|FOLDER)$", re.IGNORECASE)
@@ -98,11 +99,17 @@ def _of_url(value: str) -> Iterator[str]:
 
 
 class KnownValues:
-    """A set of values, and the search for them. A value of fewer than 6 characters is not searched."""
+    """A set of values, and the search for them. A value of fewer than 6 characters is not searched.
+
+    A value that is a word such as ``snapshot`` is searched only behind the name of a secret, and in URLs: elsewhere
+    the same word is a part of ids, paths and sentences.
+    """
 
     def __init__(self, values: Iterable[str]) -> None:
         known = frozenset(value for value in values if len(value) >= _SHORTEST)
-        self._needles, self._probes = _needles(known)
+        words = frozenset(value for value in known if _WORD.fullmatch(value))
+        self._needles, self._probes = _needles(known - words)
+        self._words = _behind_a_name(words) if words else None
 
     def find(self, data: bytes) -> Iterator[Span]:
         """Yield the places of the values in ``data``, also of those that are split over lines."""
@@ -111,12 +118,25 @@ class KnownValues:
             while at >= 0:
                 yield at, at + len(needle)
                 at = data.find(needle, at + len(needle))
+        if self._words is not None:
+            yield from (match.span(1) for match in self._words.finditer(data))
         if b"\n" in data:
             for value, probes in self._probes:
                 yield from _wrapped(data, value, probes)
 
     def __bool__(self) -> bool:
-        return bool(self._needles)
+        return bool(self._needles) or self._words is not None
+
+
+@functools.lru_cache(maxsize=16)
+def _behind_a_name(words: frozenset[str]) -> re.Pattern[bytes]:
+    alternatives = b"|".join(word.encode() for word in sorted(words))
+    return re.compile(
+        rb"(?:(?i:pass\w{0,8}|pwd|secret|token|key|credentials?|auth)[\"'\])]{0,2}[ \t]{0,4}(?:[:=]>?|,(?=[ ]?[\"']))"
+        rb"[ \t]{0,4}[\"']?|(?i:--?pass\w{0,8}|--token|--secret)[ ]|://[^\s:/@]{0,64}:|(?i:by|password)[ ]')("
+        + alternatives
+        + rb")(?![\w-])"
+    )
 
 
 def _wrapped(data: bytes, value: bytes, probes: tuple[bytes, ...]) -> Iterator[Span]:
