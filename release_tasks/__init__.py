@@ -4,7 +4,19 @@
 functions of this package, listed in ``release_tasks.api``. Everything is loaded on first use.
 """
 
-from __future__ import annotations
+import os
+import sys
+
+# Before any other import, and one from ``__future__`` is one too: the folder of the project is in front of the standard
+# library, and other users may own folders in it.
+if os.geteuid() == 0:
+    _path, _python = sys.path[:], os.path.dirname(os.__file__)
+    _installed = ("/site-packages", "/dist-packages")
+    sys.path.sort(key=lambda each: 1 if each.endswith(_installed) else 0 if f"{each}/".startswith(f"{_python}/") else 2)
+    from release_tasks.core.own_modules import guard_imports
+
+    guard_imports()
+    sys.path[:] = _path
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -25,9 +25,10 @@ from release_tasks.core.durable import remove_tree
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, Noted, ignore
 from release_tasks.core.options import Duration, option, valid_options
-from release_tasks.core.place import Place, trusted, user_name
+from release_tasks.core.place import Place, trusted
 from release_tasks.core.records import AssetRecord
 from release_tasks.core.tree import walk
+from release_tasks.core.users import user_name
 
 __all__ = ["PLUGIN", "PluginAssetOptions", "PluginKind", "capture_through_plugin"]
 

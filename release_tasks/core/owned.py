@@ -19,15 +19,14 @@ import pwd
 import stat
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-from attrs import frozen
 
 from release_tasks.core.errors import ConfigError, StageFailed, describe_error
 from release_tasks.core.location import lstat_or_none
-from release_tasks.core.place import user_name
 from release_tasks.core.printable import one_line
 from release_tasks.core.typed import quoted
+from release_tasks.core.users import user_name
 
 __all__ = ["Exposure", "ForeignFolder", "exposure_of", "require_own", "require_own_parent"]
 
@@ -44,7 +43,7 @@ class ForeignFolder(ConfigError):
     """Root does not use a folder, because another user can change it (exit 2)."""
 
 
-@frozen(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Exposure:
     """A file, folder or link that another user can change. ``fix`` is the command that ends this.
 

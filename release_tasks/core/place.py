@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import pwd
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +25,9 @@ from release_tasks.core.errors import StageFailed, with_path
 from release_tasks.core.flags import protecting_flag
 from release_tasks.core.tree import Entry, Missed, Tree, refuse, walk
 from release_tasks.core.typed import quoted
+from release_tasks.core.users import user_name
 
-__all__ = ["Place", "find", "found", "trusted", "user_name"]
+__all__ = ["Place", "find", "found", "trusted"]
 
 _LOOK = getattr(os, "O_PATH", os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC  # macOS has no O_PATH
 _MAX_LINKS = 40  # the limit of Linux (path_resolution(7))
@@ -261,13 +261,6 @@ def find(path: Path) -> Iterator[Place | None]:
                 raise
             place = None
         yield place
-
-
-def user_name(uid: int) -> str:
-    """Return how a message names a user: by name and number, by number alone when the system has no name."""
-    with contextlib.suppress(KeyError):
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    return f"uid {uid}"
 
 
 class _Walker:

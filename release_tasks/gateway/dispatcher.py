@@ -26,6 +26,7 @@ from typing import Any
 
 from release_tasks.config.gateway import DELIVERY_TOKENS, child_environment
 from release_tasks.core.clock import timestamp
+from release_tasks.core.process.python import module_line
 from release_tasks.gateway.channels import Call, channel_call
 from release_tasks.gateway.errors import GatewayError, SettingsError, StoreError
 from release_tasks.gateway.logs import begin_log
@@ -191,7 +192,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the process; its log output goes to the log of the service."""
-        command = [sys.executable, "-m", "release_tasks.gateway.dispatcher", "--root", str(self._paths.root)]
+        command = module_line("release_tasks.gateway.dispatcher", "--root", str(self._paths.root))
         environment = child_environment(DELIVERY_TOKENS)
         self._started = time.monotonic()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)

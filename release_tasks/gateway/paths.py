@@ -17,6 +17,8 @@ from release_tasks.gateway.store import create_database
 
 __all__ = ["GatewayPaths"]
 
+# Not "-m", which imports from the current folder first: another user may own a folder in it.
+_CLOCK = "import sys; sys.path[:] = filter(None, sys.path); from release_tasks.gateway.mcp_clock import main; main()"
 _DESCRIPTION = """\
 # This gateway
 
@@ -78,7 +80,7 @@ class GatewayPaths:
         self.gui.parent.mkdir(mode=0o700, exist_ok=True)
         identity = {"id": f"gw_{secrets.token_hex(8)}", "name": "gateway", "createdAt": timestamp()}
         # The path of the interpreter: under a supervisor, PATH often does not contain the virtual environment.
-        clock = {"command": sys.executable, "args": ["-m", "release_tasks.gateway.mcp_clock"]}
+        clock = {"command": sys.executable, "args": ["-c", _CLOCK]}
         page = resources.files("release_tasks.gateway") / "gui" / "index.html"
         for path, content in (
             (self.identity / "identity.json", pretty_bytes(identity)),

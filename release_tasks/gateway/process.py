@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from release_tasks.config.schema import PairingConfig
 from release_tasks.core.clock import LONGEST_GAP, AwakeClock, awake
 from release_tasks.core.process.find import children_of, wait_or_kill
 from release_tasks.core.process.output import read_log_tail
+from release_tasks.core.process.python import module_line
 from release_tasks.core.typed import typed
 from release_tasks.gateway.errors import REFUSAL, GatewayError
 from release_tasks.gateway.network import base_url, bind, check_host
@@ -85,7 +85,7 @@ def start(
     if current.running:
         return evolve(current, detail=f"It was already running. {current.detail}")
     bind(host, port).close()  # raises GatewayError before a process is started
-    command = [sys.executable, "-m", "release_tasks.gateway", "--root", str(paths.root.absolute())]
+    command = module_line("release_tasks.gateway", "--root", str(paths.root.absolute()))
     command += ["--host", host, "--port", str(port)]
     command += ["--allow-remote"] if allow_remote else []
     command += ["--release-root", str(release_root.absolute())] if release_root else []

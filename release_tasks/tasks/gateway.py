@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from invoke import Context
 
 from release_tasks.core.errors import StageFailed, UsageError
+from release_tasks.core.process.python import module_line
 from release_tasks.core.typed import typed
 from release_tasks.tasks.executor import stage
 from release_tasks.tasks.flags import number_flag
@@ -131,7 +131,7 @@ def _start_gate(current: Session) -> list[str]:
     """
     from release_tasks.tasks.project import runtime_file
 
-    recover = [sys.executable, "-m", "release_tasks.tasks.program"]
+    recover = module_line("release_tasks.tasks.program")
     runtime = runtime_file(current.ctx)
     if runtime is not None:
         recover += ["-f", str(runtime)]

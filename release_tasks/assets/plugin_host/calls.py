@@ -11,7 +11,6 @@ import json
 import os
 import shlex
 import signal
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,11 @@ from release_tasks.core.clock import awake
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.printable import printable
 from release_tasks.core.process.command import CommandProcess
+from release_tasks.core.process.python import function_line
 from release_tasks.core.units import show_duration
 
 __all__ = ["KindCall", "KindFailed", "capture_copy", "check_copy", "restore_copy"]
 
-# Use the module search path of this process, not of its environment: both must find the same plugins.
-_START = "import sys; sys.path[:] = sys.argv[1:]; from release_tasks.assets.plugin_host.child import main; main()"
 _STEP = 0.05  # seconds
 _GRACE = 0.5
 _MAX_MESSAGE = 1000  # characters
@@ -103,8 +101,8 @@ def _run(call: KindCall, request: dict[str, Any], report: Report) -> list[str]:
 
 def _start() -> tuple[CommandProcess, Any]:
     """Start the process, and return it with the stream for requests; the process exits when the stream is closed."""
-    path = [os.path.abspath(entry) for entry in sys.path]
-    command = "exec " + shlex.join([sys.executable, "-c", _START, *path])
+    # With the module search path of this process, not of its environment: both must find the same plugins.
+    command = "exec " + shlex.join(function_line("release_tasks.assets.plugin_host.child"))
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as stdin:
         try:

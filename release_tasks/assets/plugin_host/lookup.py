@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
 from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.own_modules import exposure_in_own_folder
 from release_tasks.core.typed import quoted
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def find_plugin(group: str, name: str) -> Plugin:
     from importlib.metadata import entry_points
 
     noun = _NOUNS[group]
-    points = entry_points(group=group)
+    points = [point for point in entry_points(group=group) if not _is_of_others(point)]
     found = list(dict.fromkeys(Plugin(point, _package_of(point)) for point in points if point.name == name))
     if not found:
         known = ", ".join(sorted({point.name for point in points})) or "none"
@@ -76,6 +78,13 @@ def find_plugin(group: str, name: str) -> Plugin:
         last = found[-1].package.split()[0]
         raise PluginUnusable(f"more than one package offers the {noun} {name!r}: {packages}", _pip("uninstall", last))
     return found[0]
+
+
+def _is_of_others(point: EntryPoint) -> bool:
+    """Return whether another user put the metadata of a package next to the modules of root."""
+    # The public methods of a distribution do not name its own folder.
+    folder = getattr(point.dist, "_path", None)
+    return isinstance(folder, Path) and exposure_in_own_folder(folder.absolute()) is not None
 
 
 def describe_exception(error: BaseException) -> str:

@@ -13,7 +13,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,13 @@ from release_tasks.core.errors import StageFailed
 from release_tasks.core.interrupt import LONGEST_WAIT
 from release_tasks.core.place import trusted
 from release_tasks.core.process.command import signal_name
+from release_tasks.core.process.python import function_line
 from release_tasks.core.units import show_duration
 
 __all__ = ["ContentReader", "ContentUnread", "end_idle"]
 
 # Python starts without its ``site`` module, which takes longer than a small check.
-_START = "import sys; sys.path[:] = sys.argv[1:]; from release_tasks.assets.sqlite.child import main; main()"
+_OPTIONS = ("-I", "-S")
 _MEMORY = 1 << 30  # bytes that SQLite may use for one database
 _BASE_SECONDS = 10  # of CPU time, for a small database
 _BYTES_PER_SECOND = 4 << 20  # slower than any sound check that was measured
@@ -164,10 +164,9 @@ def end_idle() -> None:
 
 def _start() -> subprocess.Popen[bytes]:
     """Start the process: without secrets of the environment, and in a session that Ctrl-C does not reach."""
-    path = [os.path.abspath(entry) for entry in sys.path]
     environment = {name: value for name, value in os.environ.items() if name.startswith(("LD_", "DYLD_"))}
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _START, *path],
+        function_line("release_tasks.assets.sqlite.child", _OPTIONS),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

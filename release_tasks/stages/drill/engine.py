@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed, UsageError, describe_error
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded, within
 from release_tasks.core.process.command import tool_environment
+from release_tasks.core.process.python import module_line
 from release_tasks.core.records import SnapshotMetadata
 from release_tasks.core.redact import Redactor
 from release_tasks.core.typed import typed
@@ -286,6 +286,6 @@ def service_of(settings: Settings) -> Service:
 
 
 def _gateway_line(scratch: Settings, port: int) -> list[str]:
-    line = [sys.executable, "-m", "release_tasks.gateway", "--root", str(scratch.gateway.root), "--port", str(port)]
+    line = module_line("release_tasks.gateway", "--root", str(scratch.gateway.root), "--port", str(port))
     # --rehearsal sends nothing: the live service has sent the queued messages of the snapshot, or will send them.
     return [*line, "--credentials", str(scratch.pairing.credentials), "--rehearsal"]

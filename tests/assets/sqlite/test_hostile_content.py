@@ -129,7 +129,7 @@ def no_idle_process() -> Iterator[None]:
 @pytest.mark.parametrize("code", FAILURES)
 def test_a_process_that_fails_is_no_damage(database: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """A file can crash SQLite, or make it answer anything: the content is unchecked."""
-    monkeypatch.setattr(reader, "_START", code)
+    monkeypatch.setattr(reader, "function_line", lambda *_: [sys.executable, "-c", code])
     assert check_database(database) == [f"the content (the check {FAILURES[code]})"]
 
 
