@@ -1,7 +1,8 @@
 """The folders above the assets: a snapshot records their modes and owners, and a restore brings them back.
 
 Only folders above a configured asset are ever created or changed; a path in a snapshot alone has no effect. A folder
-above an asset outside the project is created, but an existing one is not changed: other programs use it, too.
+above an asset outside the project is created, but an existing one is not changed: other programs use it, too. Root
+changes a folder only if it has the recorded owner already: a user can move a folder of any user into its place.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from attrs import frozen
 from release_tasks.assets.base import AssetConfig
 from release_tasks.assets.files import set_rights
 from release_tasks.core.errors import StageFailed, describe_error
-from release_tasks.core.place import Place, find, found
+from release_tasks.core.place import Place, Rights, find, found
 from release_tasks.core.records import ParentFolder, SnapshotMetadata
-from release_tasks.core.typed import quoted
+from release_tasks.core.users import user_name
 
 __all__ = ["Parents", "invalid_parent", "remove_empty"]
 
@@ -77,13 +78,14 @@ class Parents:
         for folder in [*self.assets[key].path.parents][:-1]:
             with find(folder) as place:
                 info = None if place is None else place.look()
+                if place is not None and info is not None and folder in recorded and self._is_inside(folder):
+                    _require_owner(place, info, recorded[folder])
             if info is None:
                 missing.append(folder)
                 continue
             with find(folder / "any") as inside:  # follows a link as far as root may follow it
                 if inside is None:
-                    name = quoted(str(folder))
-                    raise StageFailed(f"{folder} is not a folder. Move it away, and retry: mv {name} {name}.before")
+                    raise StageFailed(f"{folder} is not a folder. Move it away, and retry.")
             if missing and folder in recorded and stat.S_ISLNK(info.st_mode):
                 raise StageFailed(
                     f"{folder} is a symbolic link, and was a folder at the time of the snapshot. Nothing is created "
@@ -96,8 +98,9 @@ class Parents:
         differences = {}
         for folder, record in self._restored(target):
             with contextlib.suppress(StageFailed, OSError), found(folder) as place:
-                difference = _difference(place.info(), record)
-                if difference:
+                info = place.info()
+                difference = _difference(info, record)
+                if difference and place.is_own_folder(info, Rights(record.uid, record.gid, record.mode)):
                     differences[self._name(folder)] = difference
         return differences
 
@@ -112,7 +115,8 @@ class Parents:
             try:
                 with found(folder) as place:
                     if _difference(place.info(), record):
-                        _change(place, record)
+                        _set_rights(place, record.mode, record)
+                        place.flush_folder()
             except (StageFailed, OSError) as error:
                 problems.append(f"{folder} did not get its mode {record.mode:04o} back: {describe_error(error)}")
         return problems
@@ -215,13 +219,22 @@ def _difference(info: os.stat_result, record: ParentFolder) -> str:
     return ", ".join(found)
 
 
-def _change(place: Place, record: ParentFolder) -> None:
-    _set_rights(place, record.mode, (record.uid, record.gid) if os.geteuid() == 0 else None)
-    place.flush_folder()
+def _require_owner(place: Place, info: os.stat_result, record: ParentFolder) -> None:
+    """Raise StageFailed when a folder has another owner than recorded, and may be one that was moved here."""
+    if stat.S_ISDIR(info.st_mode) and not place.is_own_folder(info, Rights(record.uid, info.st_gid, 0)):
+        raise StageFailed(
+            f"{place.path} belongs to {user_name(info.st_uid)}, and to {user_name(record.uid)} at the time of the "
+            f"snapshot. {place.stranger} may have put it there, so root does not use it. Look what is in it. If it is "
+            "another folder, move it to a folder of its owner: the rollback makes a new one. If it is the right one, "
+            "give it back to its owner. Then retry."
+        )
 
 
-def _set_rights(place: Place, mode: int, owner: tuple[int, int] | None = None) -> None:
-    """Set the mode and owner of a folder, also of one that cannot be read; never of the target of a link."""
+def _set_rights(place: Place, mode: int, record: ParentFolder | None = None) -> None:
+    """Set the mode of a folder, also of one that cannot be read; never of the target of a link.
+
+    As root, give it the recorded owner. Raises StageFailed when another user may have moved the folder there.
+    """
     look = getattr(os, "O_PATH", None)
     if look is None:  # macOS has a chmod that does not follow links
         os.chmod(place.at, mode, dir_fd=place.folder, follow_symlinks=False)
@@ -229,8 +242,14 @@ def _set_rights(place: Place, mode: int, owner: tuple[int, int] | None = None) -
     fd = os.open(place.at, look | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.folder)
     try:
         itself = f"/proc/self/fd/{fd}"  # fchmod(2) and fchown(2) refuse such a descriptor, open(2)
-        if owner is not None:
-            os.chown(itself, *owner)
+        if record is not None and os.geteuid() == 0:
+            info = os.fstat(fd)
+            if not place.is_own_folder(info, Rights(record.uid, record.gid, mode)):
+                raise StageFailed(
+                    f"it belongs to {user_name(info.st_uid)} with the mode {stat.S_IMODE(info.st_mode):04o}, and "
+                    f"{place.stranger} may have moved it there."
+                )
+            os.chown(itself, record.uid, record.gid)
         os.chmod(itself, mode)
     finally:
         os.close(fd)

@@ -427,9 +427,19 @@ class AssetKind:
         """Put the old state back in place after any part of ``commit``; may be repeated."""
         self._put(move)
 
-    def finish(self, asset: AssetConfig, rollback_ids: Collection[str]) -> list[Path]:
-        """Remove the staged files of these rollbacks, when no journal needs them any more; return their paths."""
-        return discard_staged(asset.path, rollback_ids)
+    def finish(
+        self,
+        asset: AssetConfig,
+        rollback_ids: Collection[str],
+        steps: Collection[JournalStep] = (),
+        emit: Emit = ignore,
+    ) -> list[Path]:
+        """Remove the staged files of these rollbacks, when no journal needs them any more; return their paths.
+
+        ``steps`` are those of their journals, as far as they are known.
+        """
+        own = [inode for step in steps if step.path == str(asset.path) for inode in (step.old, step.new)]
+        return discard_staged(asset.path, rollback_ids, own, emit)
 
     def _put(self, move: Move) -> None:
         with contextlib.ExitStack() as held:

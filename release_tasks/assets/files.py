@@ -20,7 +20,7 @@ from attrs import define, evolve, field
 from release_tasks.core.clock import awake
 from release_tasks.core.errors import StageFailed, describe_error, with_path
 from release_tasks.core.holes import data_ranges
-from release_tasks.core.place import Place
+from release_tasks.core.place import Place, drop_list
 from release_tasks.core.records import AssetEntry, AssetRecord, Inode
 
 __all__ = [
@@ -118,12 +118,16 @@ class FileSource:
 
 @define
 class FileTarget:
-    """A file to write: ``name`` in the folder ``dir_fd`` (None: a path); ``mode`` None means private."""
+    """A file to write: ``name`` in the folder ``dir_fd`` (None: a path).
+
+    ``drops_list``: remove the access list that it gets from its folder; see ``Place.drop_inherited_list``.
+    """
 
     name: str
     shown: str
     dir_fd: int | None = None
     mode: int = _PRIVATE_FILE
+    drops_list: bool = False
 
 
 def capture_file(source: Place, destination: Place, count: Count | None = None, gaps: Gaps | None = None) -> AssetEntry:
@@ -189,7 +193,8 @@ def _source(place: Place) -> FileSource:
 
 
 def _target(place: Place, mode: int = _PRIVATE_FILE) -> FileTarget:
-    return FileTarget(place.at, str(place.path), place.folder, mode)
+    drops_list = place.stranger is not None and os.geteuid() == 0
+    return FileTarget(place.at, str(place.path), place.folder, mode, drops_list)
 
 
 @contextlib.contextmanager
@@ -230,6 +235,8 @@ def _copy_to(
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         writer = _Writer(os.open(target.name, flags, _PRIVATE_FILE, dir_fd=target.dir_fd))
+        if target.drops_list:
+            drop_list(writer.fd)
         with reading(source.shown):
             entry, info = _copy_stable(source, fd, writer, count, gaps)
         own = keep_attributes(writer.fd, info, target.mode, target.shown)

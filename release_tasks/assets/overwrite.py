@@ -8,16 +8,18 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from release_tasks.assets.files import keep_attributes, scan_file
+from release_tasks.assets.stored import recorded_rights
 from release_tasks.assets.trees import dfs_order, place_entry
 from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.durable import fsync_file, remove_tree
 from release_tasks.core.errors import StageFailed, with_path
 from release_tasks.core.holes import data_ranges, punch
-from release_tasks.core.place import Place, trusted
+from release_tasks.core.place import Place, Rights, drop_list, may_give, may_remove, trusted
 from release_tasks.core.records import AssetEntry, AssetRecord
 from release_tasks.core.tree import Tree
 
@@ -25,6 +27,7 @@ __all__ = ["overwrite_file", "overwrite_tree", "remove_live", "restore_raw_copy"
 
 _MARK = ".release-tasks-mirror-"
 _STEP_BYTES = 1 << 20
+_RAW_MODE = 0o600
 
 
 def remove_live(live: Place) -> None:
@@ -39,8 +42,7 @@ def remove_live(live: Place) -> None:
             with with_path(tree.location):
                 names = os.listdir(tree.fd)
             for name in names:
-                with with_path(tree.shown(name)):
-                    remove_tree(Path(name), tree.fd)
+                _remove_entry(name, tree.fd, name, live)
         with contextlib.suppress(OSError):
             live.remove()
         return
@@ -57,34 +59,41 @@ def restore_raw_copy(stored: Path, live: Place) -> None:
         if not stat.S_ISREG(copy.info().st_mode) or target.is_folder():
             raise StageFailed(f"{path} cannot be restored to {target.path}.")
         if not target.exists() or scan_file(target).sha256 != scan_file(copy).sha256:
-            overwrite_file(path, target)
+            with overwrite_file(path, target, _RAW_MODE):
+                pass
         target.flush_file()
 
 
-def overwrite_file(stored: Path, live: Place) -> None:
-    """Write the bytes of a stored file to ``live`` and keep its inode; holes stay holes where the disk can have them.
+@contextlib.contextmanager
+def overwrite_file(stored: Path, live: Place, mode: int) -> Iterator[int]:
+    """Write the bytes of a stored file to ``live``, and yield its descriptor, to give it the ``mode`` of its record.
 
-    If ``live`` is not a regular file, it is removed first. Raises StageFailed when the file may be that of another
-    user, OSError.
+    The file keeps its inode, and holes stay holes where the disk can have them. What may not be overwritten so is
+    removed first: another type, and a file that can be one of another user. Raises StageFailed, OSError.
     """
-    info = live.look()
-    if info is not None and not stat.S_ISREG(info.st_mode):
+    info, rights = live.look(), recorded_rights(stored, mode)
+    if info is not None and not (stat.S_ISREG(info.st_mode) and live.is_own_file(info, rights)):
         live.remove()
         info = None
     fd = live.open(os.O_RDWR | (os.O_CREAT | os.O_EXCL if info is None else 0))
-    with with_path(live.path), stored.open("rb") as source, os.fdopen(fd, "r+b") as target:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise StageFailed(f"{live.path} is not a regular file.")
-        live.require_writable(fd)
-        size = end = 0
-        for start, end in data_ranges(source.fileno(), os.fstat(source.fileno())):
-            _write_zeros(target, size, start)
-            source.seek(start)
-            while (size := source.tell()) < end:
-                target.write(source.read(min(_STEP_BYTES, end - size)))
-            size = end
-        _write_zeros(target, size, os.fstat(source.fileno()).st_size)
-        target.truncate()
+    with os.fdopen(fd, "r+b") as target:
+        if info is None:
+            live.drop_inherited_list(fd)
+        with with_path(live.path), stored.open("rb") as source:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise StageFailed(f"{live.path} is not a regular file.")
+            if info is not None and not live.is_own_file(os.fstat(fd), rights):
+                raise StageFailed(f"{live.path} was exchanged by another process before it was written. Try again.")
+            size = end = 0
+            for start, end in data_ranges(source.fileno(), os.fstat(source.fileno())):
+                _write_zeros(target, size, start)
+                source.seek(start)
+                while (size := source.tell()) < end:
+                    target.write(source.read(min(_STEP_BYTES, end - size)))
+                size = end
+            _write_zeros(target, size, os.fstat(source.fileno()).st_size)
+            target.truncate()
+        yield fd
 
 
 def _write_zeros(target: BinaryIO, start: int, end: int) -> None:
@@ -108,48 +117,92 @@ def overwrite_tree(record: AssetRecord, stored: Path, live: Place) -> None:
     entries = sorted(record.entries or [], key=dfs_order)
     _remove_others(live, {entry.path for entry in entries})
     folders = [("", record.mode)]
+    made: set[tuple[int, int]] = set()  # device and inode of new folders
     with Tree(stored) as source, live.tree(force=True) as target:
         for entry in entries:
             folder, _, name = entry.path.rpartition("/")
             source.go(folder)
             target.go(folder, force=True)
             if entry.kind == "directory":
-                _make_folder(name, target)
+                made |= _make_folder(entry, source, target, live)
                 folders.append((entry.path, entry.mode))
             else:
-                _replace_entry(entry, name, source, target)
+                _replace_entry(entry, name, source, target, live)
         for path, mode in reversed(folders):
             source.go(path)
             target.go(path, force=True)
-            keep_attributes(target.fd, os.fstat(source.fd), mode, target.location)
+            own, info = os.fstat(target.fd), os.fstat(source.fd)
+            is_ours = (own.st_dev, own.st_ino) in made or _may_give(
+                own, info, mode, target.fd, live if not path else None
+            )
+            if not is_ours:
+                raise StageFailed(
+                    f"{target.location} was exchanged by another process while it was restored. Try again."
+                )
+            keep_attributes(target.fd, info, mode, target.location)
             with with_path(target.location):
                 os.fsync(target.fd)
+
+
+def _may_give(own: os.stat_result, info: os.stat_result, mode: int, fd: int, live: Place | None) -> bool:
+    """Return whether an existing folder may get the owner in ``info`` and ``mode``; ``live`` is set for the asset."""
+    rights = Rights(info.st_uid, info.st_gid, mode)
+    if live is None:
+        return may_give(own, os.stat("..", dir_fd=fd), rights)
+    # A folder that another disk is mounted on cannot be moved.
+    return own.st_dev != live.folder_info().st_dev or live.is_own_folder(own, rights)
 
 
 def _remove_others(live: Place, paths: set[str]) -> None:
     for entry in live.walk(force=True):
         if entry.path and entry.path not in paths and not entry.is_end:
-            with with_path(f"{live.path}/{entry.path}"):
-                remove_tree(Path(entry.name), entry.folder)
+            _remove_entry(entry.name, entry.folder, entry.path, live)
             entry.is_skipped = True
 
 
-def _make_folder(name: str, target: Tree) -> None:
+def _remove_entry(name: str, folder: int, path: str, live: Place) -> None:
+    """Remove ``name`` in the open ``folder``; ``path`` is its path below ``live``. Raises StageFailed, OSError."""
+    outer = os.fstat(folder)
+    with with_path(live.path / path):
+        kept = remove_tree(Path(name), folder, lambda inner, around: may_remove(inner, around or outer))
+    live.require_removed(kept, path)
+
+
+def _make_folder(entry: AssetEntry, source: Tree, target: Tree, live: Place) -> set[tuple[int, int]]:
+    """Make a folder where there is none that may get the rights of ``entry``; return device and inode of a new one."""
+    name = entry.path.rpartition("/")[2]
     with with_path(target.shown(name)):
-        if not stat.S_ISDIR(_mode(name, target)):
-            remove_tree(Path(name), target.fd)
-            os.mkdir(name, 0o700, dir_fd=target.fd)
+        with contextlib.suppress(FileNotFoundError):
+            own = os.stat(name, dir_fd=target.fd, follow_symlinks=False)
+            info = os.stat(name, dir_fd=source.fd, follow_symlinks=False)
+            rights = Rights(info.st_uid, info.st_gid, entry.mode)
+            if stat.S_ISDIR(own.st_mode) and may_give(own, os.fstat(target.fd), rights):
+                return set()
+        _remove_entry(name, target.fd, entry.path, live)
+        os.mkdir(name, 0o700, dir_fd=target.fd)
+        own = os.stat(name, dir_fd=target.fd, follow_symlinks=False)
+        if os.geteuid() == 0 and own.st_uid != 0:
+            raise StageFailed(f"{target.shown(name)} was exchanged by another process while it was created. Try again.")
+        if _passes_list_on(target):
+            with Tree(Path(name), target.fd) as made:
+                drop_list(made.fd)
+        return {(own.st_dev, own.st_ino)}
 
 
-def _replace_entry(entry: AssetEntry, name: str, source: Tree, target: Tree) -> None:
+def _passes_list_on(target: Tree) -> bool:
+    """Return whether a user other than root may have set the access list that a new file in this folder gets."""
+    return os.geteuid() == 0 and os.fstat(target.fd).st_uid != 0
+
+
+def _replace_entry(entry: AssetEntry, name: str, source: Tree, target: Tree, live: Place) -> None:
     temporary = f"{_MARK}{sha256_bytes(os.fsencode(name))[:16]}"
-    remove_tree(Path(temporary), target.fd)
-    place_entry(entry, temporary, source, target)
+    _remove_entry(temporary, target.fd, target.below(temporary), live)
+    place_entry(entry, temporary, source, target, drops_list=_passes_list_on(target))
     with with_path(target.shown(name)):
         if entry.kind == "file":
             fsync_file(Path(temporary), target.fd)
         if stat.S_ISDIR(_mode(name, target)):
-            remove_tree(Path(name), target.fd)
+            _remove_entry(name, target.fd, entry.path, live)
         os.rename(temporary, name, src_dir_fd=target.fd, dst_dir_fd=target.fd)
 
 

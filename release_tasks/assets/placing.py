@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
+import stat
 from collections.abc import Collection
 from pathlib import Path
 
 from attrs import evolve
 
+from release_tasks.assets.trees import HALF_MADE
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.errors import StageFailed
-from release_tasks.core.place import Place, find
+from release_tasks.core.events import Emit, Noted, ignore
+from release_tasks.core.place import Place, find, may_remove
 from release_tasks.core.records import Inode, JournalStep
 
 __all__ = [
@@ -158,10 +163,14 @@ def _swap(live: Place, source: Place) -> None:
 def leftovers(target: Path, rollback_ids: Collection[str]) -> list[Path]:
     """Return the files and folders that these rollbacks left next to ``target``. Raises StageFailed, OSError.
 
-    Files with other ids are not ours: who may write the folder can make any name.
+    Files with other ids are not ours: who may write the folder can make any name. For the same reason, a folder that
+    ``discard_staged`` would not remove is left out.
     """
     with find(target) as live:
-        return [] if live is None else [place.path for place in _left(live, rollback_ids)]
+        if live is None:
+            return []
+        left = [(place, place.look()) for place in _left(live, rollback_ids)]
+        return [place.path for place, info in left if info is not None and _is_ours(live, info, ())]
 
 
 def _left(live: Place, rollback_ids: Collection[str]) -> list[Place]:
@@ -176,18 +185,50 @@ def _starts(name: str, rollback_id: str) -> tuple[str, ...]:
     return long, f"{digest}{rollback_id}", f"{digest}{_short(long)}"
 
 
-def discard_staged(target: Path, rollback_ids: Collection[str]) -> list[Path]:
+def discard_staged(
+    target: Path, rollback_ids: Collection[str], own: Collection[Inode | None] = (), emit: Emit = ignore
+) -> list[Path]:
     """Remove every staged copy of ``target`` by these rollbacks and return the removed paths.
 
     The caller must hold the lock, and no journal may exist. A copy that cannot be found or removed (missing folder,
-    immutable file, read-only disk) stays for a later call; it does no harm.
+    immutable file, read-only disk) stays for a later call; it does no harm. ``own`` has the inodes of the old and new
+    states. As root, a folder that another user may have moved here stays, and is named.
     """
     removed: list[Path] = []
     with contextlib.suppress(OSError, StageFailed), find(target) as live:
-        for place in [] if live is None else _left(live, rollback_ids):
+        if live is None:
+            return removed
+        for place in _left(live, rollback_ids):
             with contextlib.suppress(OSError):
-                place.remove()
-                removed.append(place.path)
-        if removed and live is not None:
+                kept = place.remove_movable(functools.partial(_may_remove, live, own))
+                if not kept:
+                    removed.append(place.path)
+                for path in kept[:1]:
+                    shown = excerpt_line(os.path.normpath(place.path / path))
+                    emit(Noted(f"{shown} was not removed: another user may have moved this folder there."))
+        if removed:
             live.flush_folder()
     return removed
+
+
+def _may_remove(
+    live: Place, own: Collection[Inode | None], inner: os.stat_result, around: os.stat_result | None
+) -> bool:
+    return may_remove(inner, around) if around is not None else _is_ours(live, inner, own)
+
+
+def _is_ours(live: Place, info: os.stat_result, own: Collection[Inode | None]) -> bool:
+    """Return whether a rollback left the file or folder ``info`` next to ``live``: its name proves nothing.
+
+    A folder is a half-made copy of root, or a state of ``own`` with the owner of the state that is live now, or one
+    that each user who can move it can remove too.
+    """
+    if live.stranger is None or not stat.S_ISDIR(info.st_mode):
+        return True
+    if info.st_uid == 0 and stat.S_IMODE(info.st_mode) == HALF_MADE:
+        return True
+    if Inode(device=info.st_dev, number=info.st_ino) in own:
+        now = live.look()
+        if now is None or now.st_uid == info.st_uid:
+            return True
+    return may_remove(info, live.folder_info(), is_renamed=True)

@@ -13,11 +13,19 @@ from release_tasks.core.entries import StoredEntries, entries_digest
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Meter
 from release_tasks.core.ids import is_valid_id
-from release_tasks.core.place import Place, trusted
+from release_tasks.core.place import Place, Rights, trusted
 from release_tasks.core.records import AssetEntry, AssetRecord
 from release_tasks.core.tree import Tree
 
-__all__ = ["is_folder", "is_mode", "owner_difference", "recorded_owner", "stored_path", "verify_tree"]
+__all__ = [
+    "is_folder",
+    "is_mode",
+    "owner_difference",
+    "recorded_owner",
+    "recorded_rights",
+    "stored_path",
+    "verify_tree",
+]
 
 _ALL_BITS = 0o7777
 
@@ -46,6 +54,12 @@ def recorded_owner(stored: Path) -> tuple[int, int] | None:
         return None
     info = os.lstat(stored)
     return info.st_uid, info.st_gid
+
+
+def recorded_rights(stored: Path, mode: int) -> Rights:
+    """Return the rights of a file or folder that is restored from ``stored`` with ``mode``. Raises OSError."""
+    info = os.lstat(stored)
+    return Rights(info.st_uid, info.st_gid, mode)
 
 
 def owner_difference(record: AssetRecord, stored: Path, live: Place) -> str:

@@ -32,10 +32,21 @@ from release_tasks.core.place import Place
 from release_tasks.core.records import AssetEntry, Inode
 from release_tasks.core.tree import Entry, Tree
 
-__all__ = ["TreeContent", "capture_tree", "dfs_order", "place_entry", "place_tree", "scan_tree", "tree_size"]
+__all__ = [
+    "HALF_MADE",
+    "TreeContent",
+    "capture_tree",
+    "dfs_order",
+    "place_entry",
+    "place_tree",
+    "scan_tree",
+    "tree_size",
+]
 
 # Names that the disk of the copy cannot have, although the disk of the original has them.
 _NO_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+# The mode of a copy that is not complete. No other folder of root has the sticky bit and no rights for others.
+HALF_MADE = stat.S_ISVTX | PRIVATE_FOLDER
 _PATH_MAX = 4096  # bytes (linux/limits.h); only walks by descriptors make longer paths
 _MAX_LONG_PATHS = 64 << 20  # bytes of memory: each entry of a deep tree has the names of all folders above it
 
@@ -85,7 +96,7 @@ def place_tree(
     Only the user of this process can use the new folder until it is complete. Raises StageFailed when bytes differ.
     """
     folders = [("", mode)]
-    with Tree(stored) as source, destination.new_tree() as copy:
+    with Tree(stored) as source, destination.new_tree(HALF_MADE) as copy:
         for entry in sorted(entries, key=dfs_order):
             folder, _, name = entry.path.rpartition("/")
             source.go(folder)
@@ -103,8 +114,12 @@ def place_tree(
         return Inode(device=own.st_dev, number=own.st_ino)  # the folder itself comes last
 
 
-def place_entry(entry: AssetEntry, name: str, source: Tree, copy: Tree, count: Count | None = None) -> None:
+def place_entry(
+    entry: AssetEntry, name: str, source: Tree, copy: Tree, count: Count | None = None, *, drops_list: bool = False
+) -> None:
     """Copy the file or link ``entry`` from the folder ``source`` to ``name`` in the folder ``copy``.
+
+    ``drops_list`` is as in ``FileTarget``: a folder of ``new_tree`` passes no access list on.
 
     Raises StageFailed when the stored bytes are not as recorded.
     """
@@ -119,7 +134,8 @@ def place_entry(entry: AssetEntry, name: str, source: Tree, copy: Tree, count: C
         return
     file = FileSource(stored, source.shown(stored), entry.path, source.fd)
     try:
-        placed, _ = copy_file(file, FileTarget(name, copy.shown(name), copy.fd, entry.mode), count, None)
+        target = FileTarget(name, copy.shown(name), copy.fd, entry.mode, drops_list)
+        placed, _ = copy_file(file, target, count, None)
     except Unreadable as unreadable:
         raise unreadable.error from None
     if placed.sha256 != entry.sha256:

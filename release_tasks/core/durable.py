@@ -13,7 +13,7 @@ import itertools
 import os
 import stat
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from release_tasks.core.errors import with_path
@@ -21,6 +21,7 @@ from release_tasks.core.tree import Entry, walk
 
 __all__ = [
     "SYNCFS_THRESHOLD",
+    "MayRemove",
     "exchange",
     "flush_filesystem",
     "fsync_directory",
@@ -38,6 +39,8 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _MOST_NAMES = 100_000  # of one default
 SYNCFS_THRESHOLD = 200  # files and folders
+# Called with a folder and the folder around it; returns whether the first may be removed with its content.
+MayRemove = Callable[[os.stat_result, os.stat_result | None], bool]
 _REMOVALS = 5  # attempts, while a process adds entries to a folder that is being removed
 
 
@@ -180,25 +183,48 @@ def remove_durably(path: Path) -> None:
     fsync_directory(path.parent)
 
 
-def remove_tree(path: Path, dir_fd: int | None = None) -> None:
+def remove_tree(path: Path, dir_fd: int | None = None, may_remove: MayRemove | None = None) -> list[str]:
     """Remove a file, a link, or a folder, even when its folders are read-only. A missing path is not an error.
 
-    With ``dir_fd``, ``path`` is a name in that folder.
+    With ``dir_fd``, ``path`` is a name in that folder. ``may_remove`` is asked about each folder and the folder that it
+    is in (None for ``path`` itself), with their results of fstat. Returns the paths below ``path`` that stay because
+    it returned False. Raises OSError.
     """
     for attempt in reversed(range(_REMOVALS)):
         try:
             if not stat.S_ISDIR(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode):
                 os.unlink(path, dir_fd=dir_fd)
-                return
-            for entry in walk(path, dir_fd=dir_fd, force=True):
-                _remove(entry)
-            os.rmdir(path, dir_fd=dir_fd)
-            return
+                return []
+            kept = _remove_content(path, dir_fd, may_remove)
+            if not kept:
+                os.rmdir(path, dir_fd=dir_fd)
+            return kept
         except FileNotFoundError:
-            return
+            return []
         except OSError as error:
             if error.errno != errno.ENOTEMPTY or attempt == 0:
                 raise  # otherwise a process has added an entry meanwhile
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _remove_content(path: Path, dir_fd: int | None, may_remove: MayRemove | None) -> list[str]:
+    kept: list[str] = []
+    around: list[os.stat_result] = []  # of the folders that the walk is in
+    for entry in walk(path, dir_fd=dir_fd, force=True):
+        if entry.is_end:
+            around.pop()
+            if any(below.startswith(f"{entry.path}/") for below in kept):
+                continue
+        elif stat.S_ISDIR(entry.info.st_mode):
+            if may_remove is not None and not may_remove(entry.info, around[-1] if around else None):
+                kept.append(entry.path)
+                entry.is_skipped = True
+                if not entry.path:
+                    return kept
+                continue
+            around.append(entry.info)
+        _remove(entry)
+    return kept
 
 
 def _remove(entry: Entry) -> None:

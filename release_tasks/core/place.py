@@ -20,19 +20,39 @@ from pathlib import Path
 from attrs import evolve, frozen
 
 from release_tasks.core.canonical import excerpt_line
-from release_tasks.core.durable import exchange, fsync_directory, fsync_file, fsync_tree, remove_tree
+from release_tasks.core.durable import MayRemove, exchange, fsync_directory, fsync_file, fsync_tree, remove_tree
 from release_tasks.core.errors import StageFailed, with_path
 from release_tasks.core.flags import protecting_flag
 from release_tasks.core.tree import Entry, Missed, Tree, refuse, walk
-from release_tasks.core.typed import quoted
 from release_tasks.core.users import user_name
 
-__all__ = ["Place", "find", "found", "trusted"]
+__all__ = ["Place", "Rights", "drop_list", "find", "found", "may_give", "may_remove", "trusted"]
 
 _LOOK = getattr(os, "O_PATH", os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC  # macOS has no O_PATH
 _MAX_LINKS = 40  # the limit of Linux (path_resolution(7))
 # Errors of a path that names nothing: a folder above it is missing, is a file, or is in a loop of links.
 _NAMES_NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+# Errors of removexattr(2): no list, or a filesystem without lists.
+_NO_LIST = (errno.ENODATA, errno.ENOTSUP)
+
+
+@frozen
+class Rights:
+    """Owner, group and mode of a file or folder."""
+
+    uid: int
+    gid: int
+    mode: int
+
+    @classmethod
+    def of(cls, info: os.stat_result) -> Rights:
+        """Return the rights in a result of stat."""
+        return cls(info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode))
+
+    def are_more_than(self, info: os.stat_result) -> bool:
+        """Return whether these rights let a user other than the owner do more than the present ones."""
+        group = self.mode & stat.S_IRWXG and self.gid != info.st_gid
+        return bool(group or self.mode & ~info.st_mode & (stat.S_IRWXG | stat.S_IRWXO))
 
 
 @frozen
@@ -151,10 +171,11 @@ class Place:
     # Changes
 
     def require_writable(self, fd: int) -> None:
-        """Raise StageFailed when a write to the open file ``fd`` could reach a file of another user.
+        """Raise StageFailed when a write to the open file ``fd`` could reach a file with a name elsewhere.
 
         The owner of the folder can give a name in it to a file of another user (link(2), without the kernel's
         fs.protected_hardlinks). A file of the owner of the folder is no such file, and neither is one with one name.
+        For a file that gets other content or rights, see ``is_own_file``.
         """
         if os.geteuid() != 0 or self.stranger is None:
             return
@@ -162,33 +183,84 @@ class Place:
         is_of_folder = info.st_uid == folder.st_uid and folder.st_uid != 0
         has_one_name = info.st_nlink == 1 and named is not None and os.path.samestat(info, named)
         if not (is_of_folder or (has_one_name and named is not None and named.st_nlink == 1)):
-            name = quoted(str(self.path))
             raise StageFailed(
-                f"{self.path} belongs to {user_name(info.st_uid)}, has other names or was exchanged, and "
-                f"{self.stranger} may write its folder: root does not write to it. Give it one name: "
-                f"cp -p {name} {name}.new && mv {name}.new {name}"
+                f"{self.path} belongs to {user_name(info.st_uid)}, has other names (hard links) or was exchanged, and "
+                f"{self.stranger} may write its folder: root does not write to it. Remove the other names of the file, "
+                "or run the command as the user of the service."
             )
 
-    def make_folder(self) -> None:
-        """Create a folder with the mode 0700. Raises OSError."""
-        with with_path(self.path):
-            os.mkdir(self.at, 0o700, dir_fd=self.folder)
+    def is_own_file(self, info: os.stat_result, rights: Rights) -> bool:
+        """Return whether root may write to a file here that it did not create, and give it ``rights``.
 
-    def new_tree(self) -> Tree:
-        """Create a folder with the mode 0700 and open it. Raises OSError, StageFailed if it was exchanged meanwhile."""
-        self.make_folder()
+        A user who may write two folders of a disk can rename a file of any user from one into the other, so the name of
+        a file proves nothing about it. Its owner does. Unless that is the owner of the folder, the file must also have
+        one name, and ``rights`` must let no other user do more with it. Every file is right where root alone may put
+        one, and for other users than root. ``info`` is the result of fstat. Raises OSError.
+        """
+        if os.geteuid() != 0 or self.stranger is None:
+            return True
+        if info.st_uid != rights.uid:
+            return False
+        is_of_folder = rights.uid != 0 and rights.uid == self.folder_info().st_uid
+        return is_of_folder or (info.st_nlink == 1 and not rights.are_more_than(info))
+
+    def is_own_folder(self, info: os.stat_result, rights: Rights) -> bool:
+        """Return whether root may give ``rights`` to a folder here that it did not create; see ``may_give``."""
+        return self.stranger is None or may_give(info, self.folder_info(), rights)
+
+    def make_folder(self, mode: int = 0o700) -> None:
+        """Create a folder. Raises OSError."""
+        with with_path(self.path):
+            os.mkdir(self.at, mode, dir_fd=self.folder)
+
+    def new_tree(self, mode: int = 0o700) -> Tree:
+        """Create a folder and open it. Raises OSError, StageFailed if it was exchanged meanwhile."""
+        self.make_folder(mode)
         tree = self.tree()
         with with_path(self.path):
             info = os.fstat(tree.fd)
             if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) & 0o077 or os.listdir(tree.fd):
                 tree.close()
                 raise StageFailed(f"{self.path} was exchanged by another process while it was created.")
+            self.drop_inherited_list(tree.fd)
         return tree
 
+    def drop_inherited_list(self, fd: int) -> None:
+        """Remove the access list that a file or folder got from the folder, whose owner may be another user.
+
+        Otherwise a later mode of the file would give the users of the list as much as its group (acl(5)). In a run as
+        root only, where another user may change the folder; call it for what was created by this process. Raises
+        OSError.
+        """
+        if self.stranger is not None and os.geteuid() == 0:
+            drop_list(fd)
+
     def remove(self) -> None:
-        """Remove what is here, also a folder with content; nothing is no error. Raises OSError."""
+        """Remove what is here, also a folder with content; nothing is no error.
+
+        Raises OSError, StageFailed for a folder that another user may have moved there.
+        """
+        self.require_removed(self.remove_movable())
+
+    def remove_movable(self, may_remove_all: MayRemove | None = None) -> list[str]:
+        """Remove what is here, and return the paths of the folders that stay below it; see ``may_remove``."""
+
+        def decide(inner: os.stat_result, around: os.stat_result | None) -> bool:
+            if around is not None:
+                return may_remove(inner, around)
+            return self.stranger is None or may_remove(inner, self.folder_info(), is_renamed=True)
+
         with with_path(self.path):
-            remove_tree(Path(self.at), self.folder)
+            return remove_tree(Path(self.at), self.folder, may_remove_all or decide)
+
+    def require_removed(self, kept: list[str], name: str = "") -> None:
+        """Raise StageFailed for the first of these paths below ``name``."""
+        for path in kept[:1]:
+            shown = excerpt_line(os.path.normpath(self.path / name / path))
+            raise StageFailed(
+                f"{shown} is a folder that another user may have moved there and cannot remove: root does not remove "
+                "it. Move it to a folder of its owner, and retry."
+            )
 
     def unlink(self) -> None:
         """Remove a file or link. Raises OSError."""
@@ -261,6 +333,49 @@ def find(path: Path) -> Iterator[Place | None]:
                 raise
             place = None
         yield place
+
+
+def drop_list(fd: int) -> None:
+    """Remove the POSIX access list of an open file or folder, and the default list of a folder. Raises OSError."""
+    if not hasattr(os, "removexattr"):  # macOS
+        return
+    for name in ("system.posix_acl_default", "system.posix_acl_access"):
+        try:
+            os.removexattr(fd, name)
+        except OSError as error:
+            if error.errno not in _NO_LIST:
+                raise
+
+
+def may_give(info: os.stat_result, around: os.stat_result, rights: Rights) -> bool:
+    """Return whether root may give ``rights`` to a folder that it did not create, in the folder ``around``.
+
+    The folder must have the owner already, as in ``Place.is_own_file``. Unless the owner of ``around`` is the same, or
+    is root, the rights must let no other user do more. Always True for other users than root.
+    """
+    if os.geteuid() != 0:
+        return True
+    is_of_user = rights.uid != 0 and around.st_uid in (0, rights.uid)
+    return info.st_uid == rights.uid and (is_of_user or not rights.are_more_than(info))
+
+
+def may_remove(inner: os.stat_result, around: os.stat_result, *, is_renamed: bool = False) -> bool:
+    """Return whether root may remove the folder ``inner`` with its content from the folder ``around``.
+
+    A user who may write ``around`` can rename a folder of any user in it, with ``is_renamed`` to the name that root
+    removes, and can move one there that this user may write (rename(2)), but cannot empty it. So root removes only what
+    that user can empty too. Always True for other users than root.
+    """
+    if os.geteuid() != 0:
+        return True
+    others = stat.S_IWGRP | stat.S_IWOTH
+    if around.st_uid != 0:
+        return inner.st_uid == around.st_uid or not (is_renamed or inner.st_mode & others)
+    writers = around.st_mode & others if not around.st_mode & stat.S_ISVTX else 0
+    is_same_group = inner.st_gid == around.st_gid
+    if inner.st_uid != 0:
+        return not writers or is_same_group
+    return not writers & ~inner.st_mode and (is_same_group or not writers & stat.S_IWGRP)
 
 
 class _Walker:

@@ -32,7 +32,7 @@ class NoScratchSpace(StageFailed):
 
 
 @contextlib.contextmanager
-def claimed_folder(parent: Path, prefix: str, clear: Callable[[Path], None] = remove_tree) -> Iterator[Path]:
+def claimed_folder(parent: Path, prefix: str, clear: Callable[[Path], object] = remove_tree) -> Iterator[Path]:
     """Make a folder (0700) below ``parent`` with a name that starts with ``prefix``, and remove it after the block.
 
     First removes the folders of killed runs with ``clear``; those that cannot be removed stay. A lock on the folder
@@ -97,7 +97,7 @@ def _parent(needed: int, outside: list[Path], fallback: Path) -> Path:
     )
 
 
-def _clear_leftovers(parent: Path, prefix: str, clear: Callable[[Path], None]) -> None:
+def _clear_leftovers(parent: Path, prefix: str, clear: Callable[[Path], object]) -> None:
     name = re.compile(rf"{re.escape(prefix)}-\d{{14}}-[0-9a-f]{{6}}")
     for path in sorted(parent.iterdir()):
         if name.fullmatch(path.name) is None or (claim := _claim(path)) is None:

@@ -176,7 +176,9 @@ def test_root_writes_to_no_file_that_can_be_of_another_user(
         if not is_refused:
             place.require_writable(fd)
             return
-        with pytest.raises(StageFailed, match=f"{path} belongs to .*uid {USER} may write its folder.*mv {path}.new"):
+        with pytest.raises(
+            StageFailed, match=f"{path} belongs to .*uid {USER} may write its folder.*Remove the other names"
+        ):
             place.require_writable(fd)
         folder.with_name("second").unlink()
         path.rename(folder / "away")  # one name, and another place

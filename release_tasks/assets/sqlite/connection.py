@@ -23,7 +23,14 @@ import apsw
 
 from release_tasks.assets.findings import Busy, Damaged
 from release_tasks.assets.sqlite.results import extended_code, is_damage
-from release_tasks.assets.sqlite.system_calls import SIDE_FILES, guarded, known, one_thread, replace_system_calls
+from release_tasks.assets.sqlite.system_calls import (
+    SIDE_FILES,
+    guarded,
+    known,
+    one_thread,
+    replace_system_calls,
+    require_side_file,
+)
 from release_tasks.assets.waiting import LockWait, holders_of
 from release_tasks.core.errors import DiskFull, StageFailed, with_path
 from release_tasks.core.place import Place, trusted
@@ -77,7 +84,7 @@ def live_connection(
         try:
             with connection(Path(live.reference), flags, wait, reported_as=live, keeps_wal=keeps_wal) as database:
                 yield database, guard.info
-        except apsw.Error as error:
+        except (apsw.Error, StageFailed) as error:
             if guard.problem is not None:
                 raise guard.problem from error
             raise
@@ -170,17 +177,23 @@ def require_database(live: Place) -> None:
     """
     path = live.path
     try:
-        mode = live.info().st_mode
+        info = live.info()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedDatabase(f"{path} cannot be read: {error.strerror}.") from error
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(info.st_mode):
         raise DamagedDatabase(f"{path} should be a SQLite database, but is not a regular file.")
     for suffix in SIDE_FILES:
+        place = live.sibling(live.name + suffix)
         with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(live.sibling(live.name + suffix).info().st_mode):
+            side_file = place.info()
+            if not stat.S_ISREG(side_file.st_mode):
                 raise DamagedDatabase(
                     f"{path} cannot be opened: its side file {path.name}{suffix} is not a regular file."
                 )
+            try:
+                require_side_file(place, side_file, info)
+            except StageFailed as error:
+                raise DamagedDatabase(f"{path} cannot be opened. {error.message}") from error
     with live.opened() as fd, with_path(path):
         start = os.read(fd, len(_MAGIC))
     if not start and not any(has_content(live, suffix) for suffix in ("-wal", "-journal")):

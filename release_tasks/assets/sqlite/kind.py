@@ -37,10 +37,10 @@ from release_tasks.assets.sqlite.database import (
 )
 from release_tasks.assets.sqlite.reader import ContentUnread
 from release_tasks.assets.sqlite.restore import LockedDatabase, locked_database, restore_database
-from release_tasks.assets.stored import is_folder, owner_difference, recorded_owner
+from release_tasks.assets.stored import is_folder, owner_difference, recorded_owner, recorded_rights
 from release_tasks.assets.waiting import LockWait
 from release_tasks.core.errors import StageFailed, describe_error
-from release_tasks.core.events import Emit, Meter, ignore
+from release_tasks.core.events import Emit, Meter, Noted, ignore
 from release_tasks.core.options import option
 from release_tasks.core.place import Place, trusted
 from release_tasks.core.records import AssetRecord, Inode, JournalStep
@@ -212,8 +212,15 @@ class SqliteKind(AssetKind):
     ) -> JournalStep:
         """Stage a file when no usable database exists; otherwise SQLite copies the content from the snapshot."""
         if record.exists and is_usable:
-            # Processes may have the database open, so its content is replaced through SQLite.
-            return JournalStep(key=record.key, path=str(asset.path), action="database")
+            if _may_be_written(asset, record, stored):
+                # Processes may have the database open, so its content is replaced through SQLite.
+                return JournalStep(key=record.key, path=str(asset.path), action="database")
+            emit(
+                Noted(
+                    f"{asset.path} has another owner than in the snapshot, or other names (hard links): root does not "
+                    "write to it, and a new file takes its place. Restart every process that has it open."
+                )
+            )
         return super().stage(asset, record, stored, rollback_id, is_usable=is_usable, emit=emit)
 
     def place(self, record: AssetRecord, stored: Path, target: Place, meter: Meter) -> Inode:
@@ -290,23 +297,44 @@ class SqliteKind(AssetKind):
     def overwrite_content(self, record: AssetRecord, stored: Path, live: Place) -> None:
         """Overwrite the file with the stored file, and set its journal mode."""
         assert record.mode is not None
-        overwrite_file(stored, live)
-        with live.opened(os.O_RDWR) as fd:
-            live.require_writable(fd)
+        with overwrite_file(stored, live, record.mode) as fd:
             set_journal_mode(fd, record.journal_mode)
             set_rights(fd, os.fstat(fd), recorded_owner(stored), record.mode)
         live.flush_file()
 
 
+def _may_be_written(asset: AssetConfig, record: AssetRecord, stored: Path) -> bool:
+    """Return whether root may write the snapshot's content into the live file, whose inode stays.
+
+    Otherwise the file may be one of another user, and a new file takes its place.
+    """
+    assert record.mode is not None
+    with asset.found() as live:
+        return live.is_own_file(live.info(), recorded_rights(stored, record.mode))
+
+
 def _restore_rights(move: Move, live: Place) -> bool:
-    """Give a database and its side files the recorded mode and owner; return whether one of them had others."""
+    """Give a database and its side files the recorded mode and owner; return whether one of them had others.
+
+    Raises StageFailed when the database is another file than the one that was written. While a rollback is undone, such
+    a file stays as it is.
+    """
     mode, owner, is_changed = move.record.mode, recorded_owner(move.stored), False
+    before: os.stat_result | None = None
     # SQLite makes a new side file with the rights of the database, and does not change those of an old one.
     for place in (live, *side_files(live)):
         with contextlib.suppress(FileNotFoundError), place.opened() as fd:
-            place.require_writable(fd)
             own = os.fstat(fd)
             mode = stat.S_IMODE(own.st_mode) if mode is None else mode
+            if not place.is_own_file(own, recorded_rights(move.stored, mode)):
+                if before is None and move.is_forward:
+                    raise StageFailed(f"{live.path} was exchanged by another process while it was restored. Try again.")
+                if before is None:
+                    return is_changed
+                continue
+            before = before or own
+            if place is not live and own.st_uid != before.st_uid:
+                continue
             is_changed |= set_rights(fd, own, owner, mode)
     return is_changed
 

@@ -18,7 +18,9 @@ from release_tasks.assets.sqlite.connection import (
 )
 from release_tasks.assets.sqlite.database import PAGES_A_STEP, Progress
 from release_tasks.assets.sqlite.journal import require_no_super_journal
+from release_tasks.assets.stored import recorded_rights
 from release_tasks.assets.waiting import LockWait
+from release_tasks.core.errors import StageFailed
 from release_tasks.core.place import Place
 
 __all__ = ["LockedDatabase", "locked_database", "restore_database"]
@@ -71,7 +73,10 @@ class LockedDatabase:
     def __init__(self, live: Place, copy: Path, wait: LockWait | None, resources: contextlib.ExitStack) -> None:
         self._live = live
         self._resources = resources
-        target = self._target = resources.enter_context(live_connection(live, apsw.SQLITE_OPEN_READWRITE, wait))[0]
+        target, info = resources.enter_context(live_connection(live, apsw.SQLITE_OPEN_READWRITE, wait))
+        if not live.is_own_file(info, recorded_rights(copy, 0)):
+            raise StageFailed(f"{live.path} was exchanged by another process before it was locked. Try again.")
+        self._target = target
         source = resources.enter_context(immutable(copy))
         if not value(source, "PRAGMA page_count"):
             source = resources.enter_context(_without_tables())

@@ -4,8 +4,9 @@ SQLite knows a database by its path: it resolves the links in the path itself, t
 the result, one after the other. Where another user may write a folder of the path, each of these is a new look-up. Here
 SQLite gets a path through the descriptor of the folder (``Place.reference``), keeps it as it is, and so reaches each
 file of the database by that descriptor and one name. Every opened file is examined before SQLite gets it: it is a
-regular file, as root none of another user, and for the database itself the file that the caller has seen. SQLite
-deletes only side files of the databases that are open: a journal can name any other file (``sqlite.journal``).
+regular file, as root none that another user can have moved there, and for the database itself the file that the caller
+has seen. SQLite deletes only side files of the databases that are open: a journal can name any other file
+(``sqlite.journal``).
 
 These calls need Python's lock while SQLite holds its own, and a thread that closes a connection holds Python's lock
 while it waits for that of SQLite. So they are replaced in a run as root only, where another user can be an attacker,
@@ -31,9 +32,10 @@ from attrs import define
 
 from release_tasks.core.errors import StageError, StageFailed
 from release_tasks.core.interrupt import deferring_signals
-from release_tasks.core.place import Place
+from release_tasks.core.place import Place, Rights
+from release_tasks.core.users import user_name
 
-__all__ = ["SIDE_FILES", "Guard", "guarded", "known", "one_thread", "replace_system_calls"]
+__all__ = ["SIDE_FILES", "Guard", "guarded", "known", "one_thread", "replace_system_calls", "require_side_file"]
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
@@ -43,6 +45,8 @@ _OPEN = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_i
 _LSTAT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, use_errno=True)
 _UNLINK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, use_errno=True)
 _WRITES = os.O_WRONLY | os.O_RDWR
+_GROUP_WRITES = stat.S_IRGRP | stat.S_IWGRP
+_ATTEMPTS = 20
 
 
 @define
@@ -129,16 +133,16 @@ def replace_system_calls() -> None:
 @deferring_signals
 def _open(path: bytes, flags: int, mode: int) -> int:
     """Open a file as open(2) does. An exception cannot pass through SQLite."""
+    folder, name = os.path.split(os.fsdecode(path))
+    guard = _guards.get(folder)
     try:
-        fd = os.open(path, flags | os.O_NONBLOCK, mode)
+        fd, is_new = _opened(path, flags | os.O_NONBLOCK, mode, guard)
     except OSError as error:
         ctypes.set_errno(error.errno or errno.EIO)
         return -1
     if flags & os.O_NOFOLLOW:  # set for a database and its side files (os_unix.c, unixOpen)
-        folder, name = os.path.split(os.fsdecode(path))
-        guard = _guards.get(folder)
         try:
-            _examine(fd, name, guard, is_written=bool(flags & _WRITES))
+            _examine(fd, name, guard, is_written=bool(flags & _WRITES), is_new=is_new)
         except (OSError, StageError) as error:
             if guard is not None and isinstance(error, StageError):
                 guard.problem = error
@@ -148,7 +152,25 @@ def _open(path: bytes, flags: int, mode: int) -> int:
     return fd
 
 
-def _examine(fd: int, name: str, guard: Guard | None, *, is_written: bool) -> None:
+def _opened(path: bytes, flags: int, mode: int, guard: Guard | None) -> tuple[int, bool]:
+    """Open a file; also return whether this call created it, where another user could have put a file."""
+    if guard is None or guard.place.stranger is None or not flags & os.O_CREAT:
+        return os.open(path, flags, mode), False
+    for attempt in reversed(range(_ATTEMPTS)):
+        try:
+            return os.open(path, flags | os.O_EXCL, mode), True
+        except FileExistsError:
+            if flags & os.O_EXCL:
+                raise
+        try:
+            return os.open(path, flags & ~os.O_CREAT, mode), False
+        except FileNotFoundError:  # the other user has removed it meanwhile
+            if attempt == 0:
+                raise
+    raise AssertionError("the last attempt raises")
+
+
+def _examine(fd: int, name: str, guard: Guard | None, *, is_written: bool, is_new: bool) -> None:
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
         raise StageFailed(f"{guard.place.path.with_name(name) if guard else name} is not a regular file.")
@@ -157,8 +179,35 @@ def _examine(fd: int, name: str, guard: Guard | None, *, is_written: bool) -> No
     place, is_side_file = guard.place.sibling(name), name != guard.place.name
     if not is_side_file and not os.path.samestat(info, guard.info):
         raise StageFailed(f"{place.path} was exchanged by another process while it was opened. Try again.")
-    if is_written or is_side_file:  # SQLite as root gives a side file the owner of the database, however it is opened
+    if is_side_file:
+        # SQLite as root gives it the owner of the database, and copies what is in a WAL into the database.
+        if not is_new:
+            require_side_file(place, info, guard.info)
+        elif place.folder_info().st_uid != guard.info.st_uid:
+            place.drop_inherited_list(fd)
+    elif is_written:
         place.require_writable(fd)
+
+
+def require_side_file(place: Place, info: os.stat_result, database: os.stat_result) -> None:
+    """Raise StageFailed when a side file may be a file of another user that a third one has moved here.
+
+    ``info`` and ``database`` are the results of fstat of the side file and of its database. SQLite makes a side file
+    with the rights of the database. A user who may write a database by its group keeps the new side file.
+    """
+    is_shared = (
+        info.st_uid != 0
+        and info.st_nlink == 1
+        and info.st_gid == database.st_gid
+        and stat.S_IMODE(info.st_mode) == stat.S_IMODE(database.st_mode)
+        and info.st_mode & _GROUP_WRITES == _GROUP_WRITES
+    )
+    if not (is_shared or place.is_own_file(info, Rights.of(database))):
+        raise StageFailed(
+            f"{place.path} belongs to {user_name(info.st_uid)} and has other rights than its database, and "
+            f"{place.stranger} may have put it there: root does not use it. Stop the service, and move this file to a "
+            "folder of its owner."
+        )
 
 
 @deferring_signals

@@ -7,6 +7,7 @@ open it before ``recover`` has run.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -164,6 +165,7 @@ def recover_locked(
         records.require_journal(journal, unverified=unverified)
         try:
             with uninterrupted():
+                steps = [with_current_devices(step) for step in journal.steps]
                 report = _complete(_Sources(pipeline, records, unverified, emit), settings, journal)
         except (StageError, OSError) as error:
             raise StageFailed(
@@ -171,7 +173,7 @@ def recover_locked(
                 f"mixed: {describe_error(error)} Fix it, then run `{typed('release.recover')}` before you start the "
                 "service."
             ) from error
-        _discard_staged(settings, [journal.rollback_id])
+        _discard_staged(settings, [journal.rollback_id], emit, steps)
         if report.status == "undone":
             remove_empty(Path(path) for path in journal.created_parents)
         with contextlib.suppress(OSError):  # the live state is consistent; the next command removes the rest
@@ -179,7 +181,7 @@ def recover_locked(
         return report
     state = pipeline.known_state()
     ids = [state.rollback_id] if state is not None and state.rollback_id is not None else []
-    removed = [str(path) for path in _discard_staged(settings, ids)] + pipeline.clean_up()
+    removed = [str(path) for path in _discard_staged(settings, ids, emit)] + pipeline.clean_up()
     if state is not None and state.status == "in_progress":
         detail = "it left no journal, so no live asset was changed"
         if state.restored:
@@ -264,8 +266,11 @@ def _complete(sources: _Sources, settings: Settings, journal: RollbackJournal) -
     return RecoveryReport(status="undone", detail=message, snapshot_id=journal.snapshot_id)
 
 
-def _discard_staged(settings: Settings, rollback_ids: list[str]) -> list[Path]:
-    return [path for asset in settings.release.assets.values() for path in asset.kind.finish(asset, rollback_ids)]
+def _discard_staged(
+    settings: Settings, rollback_ids: list[str], emit: Emit, steps: Collection[JournalStep] = ()
+) -> list[Path]:
+    assets = settings.release.assets.values()
+    return [path for asset in assets for path in asset.kind.finish(asset, rollback_ids, steps, emit)]
 
 
 def _has_leftovers(settings: Settings, pipeline: Pipeline) -> bool:

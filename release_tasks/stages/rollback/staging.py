@@ -30,8 +30,8 @@ def staged(
     """Stage the new state next to each changing asset; remove the staged copies when no journal needs them."""
     run.emit(StepBegan("stage"))
     folder = run.pipeline.catalogue.path(target.snapshot_id)
+    steps: list[JournalStep] = []
     try:
-        steps = []
         for change in plan.changes:
             asset, captured = run.assets[change.key], target.asset(change.key)
             if change.action != "keep" and captured is not None:
@@ -49,7 +49,7 @@ def staged(
     finally:
         if not run.pipeline.has_journal():
             for asset in run.assets.values():
-                asset.kind.finish(asset, [run.rollback_id])
+                asset.kind.finish(asset, [run.rollback_id], steps, run.emit)
             remove_empty(run.created_parents)
 
 

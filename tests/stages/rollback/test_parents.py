@@ -89,10 +89,12 @@ def test_changed_parent_gets_its_mode_and_owner_back(nested: Project, change: st
     before = all_attributes(nested)
     assert nested.roll_back(force=True).status == "restored"
     assert nested.roll_back().status == "noop"
-    for folder in (nested.state, nested.folder / "conf" / "live"):
+    # In a folder of the service, a folder of another owner may be another folder: tests/neighbours/test_moved_names.py.
+    inner = nested.folder / "conf" if change == "another owner" else nested.folder / "conf" / "live"
+    for folder in (nested.state, inner):
         CHANGES[change](folder)
     lines = [line for line in plan_rollback(nested.settings).diagnostics if "a rollback restores it" in line]
-    assert [line.partition(":")[0] for line in lines] == ["conf/live", "state"] or len(lines) == 2
+    assert len(lines) == 2, lines
     outcome = nested.roll_back()
     assert outcome.status == "restored", outcome.diagnostics
     assert all_attributes(nested) == before
