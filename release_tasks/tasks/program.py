@@ -14,12 +14,17 @@ from invoke.util import debug
 
 from release_tasks.core.errors import ExitCode, Interrupted
 from release_tasks.core.interrupt import interruptible
-from release_tasks.core.owned import exposure_of
 from release_tasks.core.printable import one_line
 from release_tasks.core.streams import open_standard_streams
 from release_tasks.core.version import __version__
 from release_tasks.tasks.executor import StageExecutor, UsageExit, refuse
-from release_tasks.tasks.sources.loading import check_aliases, describe_load_error, message_of
+from release_tasks.tasks.sources.loading import (
+    check_aliases,
+    describe_load_error,
+    message_of,
+    own_user_prefix,
+    require_own_file,
+)
 from release_tasks.tasks.suite import suite
 
 __all__ = ["ReleaseProgram", "main"]
@@ -54,7 +59,7 @@ class ReleaseProgram(Program):
     def create_config(self) -> None:
         """Load the configuration files of the system and of the user."""
         with self._loading("/etc/invoke.* or ~/.invoke.*"):
-            super().create_config()
+            self.config = self.config_class(user_prefix=own_user_prefix())
 
     def parse_core(self, argv: list[str] | None) -> None:
         """Parse the options before the first task."""
@@ -64,8 +69,8 @@ class ReleaseProgram(Program):
     def parse_collection(self) -> None:
         """Load the invoke.yaml, .yml, .json or .py of the project; Invoke itself loads it only next to a tasks.py."""
         self._project = self._find_project()
-        self._require_own_files()
         with self._loading(next(_files_in(self._project), "invoke.*") if self._project else "invoke.*"):
+            self._require_own_files()
             check_aliases(Path(self._project or "."))
             self.config.set_project_location(self._project or ".")
             self.config.load_project()
@@ -104,9 +109,7 @@ class ReleaseProgram(Program):
         The search upwards can find a file that the user of a folder above has put there.
         """
         for file in _files_in(self._project) if self._project is not None else ():
-            if (exposure := exposure_of(Path(file))) is not None:
-                problem = f"{one_line(file)}: root runs what is in it, and {exposure}. {exposure.ways_out()}"
-                refuse(problem, as_json=self._has_json)
+            require_own_file(Path(file))
 
     def _require_project(self) -> None:
         """Refuse to run tasks without a project: an answer about an empty folder would look like a good one.
@@ -133,6 +136,8 @@ class ReleaseProgram(Program):
             # Invoke ignores a missing file and would continue with other settings.
             if named and not Path(named).expanduser().is_file():
                 raise FileNotFoundError("no such file; --config takes the path of a file")
+            if named:
+                require_own_file(Path(named).expanduser().absolute())
             super().update_config(merge)
 
     def execute(self) -> None:

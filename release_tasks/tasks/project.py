@@ -16,7 +16,13 @@ from release_tasks.config.schema import SECTIONS, Kinds, Settings
 from release_tasks.core.errors import ConfigError, UsageError
 from release_tasks.stages.preflight.gates.kinds import GATE_KINDS
 from release_tasks.tasks.sources.levels import Sources
-from release_tasks.tasks.sources.loading import check_aliases, describe_load_error, message_of
+from release_tasks.tasks.sources.loading import (
+    check_aliases,
+    describe_load_error,
+    message_of,
+    own_user_prefix,
+    require_own_file,
+)
 
 __all__ = ["KINDS", "load_project", "load_settings", "runtime_file", "settings_of"]
 
@@ -35,7 +41,11 @@ def load_project(folder: str | os.PathLike[str] = ".", overrides: Mapping[str, A
         raise UsageError(f"{project} is not a directory.")
     try:
         check_aliases(project)
-        config = Config(project_location=project, overrides=_plain(overrides or {}))
+        for path in (project / f"invoke.{suffix}" for suffix in ("yaml", "yml", "json", "py")):
+            if path.is_file():
+                require_own_file(path)
+        prefix = own_user_prefix()
+        config = Config(project_location=project, overrides=_plain(overrides or {}), user_prefix=prefix)
         config.load_project()
     # A configuration file may be a Python program, which may raise any exception.
     except Exception as error:

@@ -21,9 +21,11 @@ from attrs import frozen
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.core import scratch
+from release_tasks.core.errors import ConfigError
 from release_tasks.core.owned import ForeignFolder, exposure_of
 from release_tasks.core.process.find import start_ticks
 from release_tasks.report.github import report_to_github
+from release_tasks.tasks.project import load_project
 from tests.support.forked_inv import Ended, ForkedInv
 
 pytestmark = [
@@ -624,6 +626,75 @@ def test_root_runs_no_configuration_that_a_neighbour_put_in_a_folder_above(site:
     os.chown(site.home / "invoke.py", 0, 0)
     assert site.inv.run(work, "--list", program="release-tasks").code == 0
     assert mark.exists()
+
+
+CODE = "open({mark!r}, 'w')\nrelease = {{}}\n"
+
+
+def in_the_home_of_the_neighbour(site: Site) -> tuple[list[str], dict[str, str]]:
+    give(site.home.parent / "user")
+    (site.home.parent / "user" / ".invoke.py").write_text(CODE.format(mark=str(site.home.parent / "ran")))
+    return [], {"HOME": str(site.home.parent / "user")}
+
+
+def in_a_file_of_the_neighbour_at_home(site: Site) -> tuple[list[str], dict[str, str]]:
+    words, variables = in_the_home_of_the_neighbour(site)
+    os.chown(site.home.parent / "user", 0, 0)
+    give(site.home.parent / "user" / ".invoke.py")
+    return words, variables
+
+
+def in_the_file_of_the_flag(site: Site) -> tuple[list[str], dict[str, str]]:
+    (site.home / "other.py").write_text(CODE.format(mark=str(site.home.parent / "ran")))
+    give(site.home / "other.py")
+    return ["-f", "other.py"], {}
+
+
+def in_the_file_of_the_variable(site: Site) -> tuple[list[str], dict[str, str]]:
+    return [], {"INVOKE_RUNTIME_CONFIG": in_the_file_of_the_flag(site)[0][1]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "plant",
+    [
+        in_the_home_of_the_neighbour,
+        in_a_file_of_the_neighbour_at_home,
+        in_the_file_of_the_flag,
+        in_the_file_of_the_variable,
+    ],
+)
+def test_root_loads_no_configuration_of_a_neighbour(
+    site: Site, monkeypatch: pytest.MonkeyPatch, plant: Callable[[Site], tuple[list[str], dict[str, str]]]
+) -> None:
+    """``sudo -E`` keeps HOME and the variables of the user who became root."""
+    words, variables = plant(site)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with ForkedInv({**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "1000"}) as inv:
+        for task in (["release.status"], ["release.recover", "--json"]):
+            ended = inv.run(site.home, *words, *task, program="release-tasks")
+            assert (ended.code, "root runs what is in it, and" in ended.err + ended.out) == (2, True), ended
+            assert len((ended.err or ended.out).splitlines()) == 1 and "belongs to uid 4711" in ended.err + ended.out
+    assert not (site.home.parent / "ran").exists()
+
+
+@pytest.mark.parametrize("plant", [in_the_home_of_the_neighbour, in_a_file_of_the_neighbour_at_home])
+def test_a_program_of_root_loads_no_configuration_of_a_neighbour(
+    site: Site, monkeypatch: pytest.MonkeyPatch, plant: Callable[[Site], tuple[list[str], dict[str, str]]]
+) -> None:
+    """The same for the API."""
+    monkeypatch.setenv("HOME", plant(site)[1]["HOME"])
+    with pytest.raises(ConfigError, match=r"\.invoke\.py: root runs what is in it, and \S* belongs to uid 4711"):
+        load_project(site.home)
+    assert not (site.home.parent / "ran").exists()
+
+
+def test_root_works_without_the_home_of_a_neighbour(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that user has no configuration, there is nothing to refuse."""
+    give(site.home.parent / "user")
+    monkeypatch.setenv("HOME", str(site.home.parent / "user"))
+    assert load_project(site.home).release.app.name == "demo"
 
 
 @pytest.mark.slow

@@ -13,10 +13,38 @@ from invoke import Config
 from invoke.config import AmbiguousMergeError
 
 from release_tasks.core.errors import ConfigError
+from release_tasks.core.owned import exposure_of
+from release_tasks.core.printable import one_line
 
-__all__ = ["check_aliases", "describe_load_error", "message_of"]
+__all__ = ["check_aliases", "describe_load_error", "message_of", "own_user_prefix", "require_own_file"]
 
 _EXECUTOR = "release_tasks.executor.StageExecutor"
+_USER = "~/."  # the default of Invoke: https://docs.pyinvoke.org/en/stable/concepts/configuration.html
+_NO_USER = "/nonexistent/release-tasks/."
+_SUFFIXES = ("yaml", "yml", "json", "py")
+
+
+def require_own_file(path: Path) -> None:
+    """Raise ConfigError if this is a run as root, and another user can change a file of configuration.
+
+    It names commands, and may be a Python program.
+    """
+    if (exposure := exposure_of(path)) is not None:
+        raise ConfigError([f"{one_line(str(path))}: root runs what is in it, and {exposure}. {exposure.ways_out()}"])
+
+
+def own_user_prefix() -> str:
+    """Return where Invoke looks for the file of the user. Raises ConfigError as ``require_own_file`` does.
+
+    ``sudo`` can leave HOME as the folder of the user who became root. That user could create a file there at any
+    moment, so root does not look there.
+    """
+    for prefix in ("/etc/", _USER):
+        for path in (Path(os.path.expanduser(f"{prefix}invoke.{suffix}")).absolute() for suffix in _SUFFIXES):
+            if os.path.lexists(path):
+                require_own_file(path)
+    home = Path(os.path.expanduser(_USER)).absolute()
+    return _USER if exposure_of(home) is None else _NO_USER
 
 
 def describe_load_error(error: BaseException) -> str | None:
