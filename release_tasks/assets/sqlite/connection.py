@@ -39,6 +39,7 @@ __all__ = [
     "SIDE_FILES",
     "DamagedDatabase",
     "DiskError",
+    "SharedMemoryCut",
     "connection",
     "describe_holders",
     "has_content",
@@ -67,6 +68,16 @@ class DamagedDatabase(Damaged):
     """The file cannot be read as a database, or SQLite's check found errors."""
 
 
+class SharedMemoryCut(DamagedDatabase):
+    """Another process cut the shared memory of ``live`` while SQLite used it; the content is all old or all new."""
+
+    def __init__(self, live: Place) -> None:
+        super().__init__(
+            f"Another process cut {live.path}-shm, the shared memory of the database, while SQLite used it. Stop the "
+            "processes that have the database open, then try again."
+        )
+
+
 class DiskError(StageFailed):
     """SQLite got an error from the disk. When the error happened in a commit, the commit may or may not be done."""
 
@@ -78,16 +89,25 @@ def live_connection(
     """Open a live database by the descriptor of its folder, and close it after the block.
 
     Also yields the result of fstat of the opened file. ``wait`` is for locks of other processes. Raises StageFailed
-    when a file of the database was exchanged or is that of another user; see ``guarded``.
+    when a file of the database was exchanged or is that of another user, see ``guarded``; SharedMemoryCut when another
+    process cut the shared memory, also after a block that succeeded.
     """
     with guarded(live) as guard:
         try:
             with connection(Path(live.reference), flags, wait, reported_as=live, keeps_wal=keeps_wal) as database:
-                yield database, guard.info
+                try:
+                    yield database, guard.info
+                finally:
+                    if guard.is_cut:  # the end of a connection would write what SQLite sees of the WAL
+                        database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         except (apsw.Error, StageFailed) as error:
+            if guard.is_cut and isinstance(error, (apsw.Error, DamagedDatabase)):
+                raise SharedMemoryCut(live) from error
             if guard.problem is not None:
                 raise guard.problem from error
             raise
+        if guard.is_cut:
+            raise SharedMemoryCut(live)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from attrs import frozen
 from release_tasks.assets.sqlite.checks import check_database
 from release_tasks.assets.sqlite.connection import (
     DamagedDatabase,
+    SharedMemoryCut,
     connection,
     has_content,
     has_writer,
@@ -79,12 +80,20 @@ def capture_database(
     One read transaction covers the whole copy. So the copy finishes also while other processes write, and it contains
     exactly the rows that were committed before the transaction started. The copy is a rollback-journal database without
     a WAL, has passed ``quick_check`` and is flushed. Its header is canonical, so the digest of its bytes is the digest
-    of its content. Raises DamagedDatabase when the source is damaged, Busy when it stays locked during ``wait``,
+    of its content. When another process cuts the shared memory, the copy is of a private copy, as in
+    ``examine_database``. Raises DamagedDatabase when the source is damaged, Busy when it stays locked during ``wait``,
     StageFailed or OSError when a disk, a permission or a limit prevents the copy. ``progress`` is called with (copied
     bytes, total bytes), ``checked`` with the number of bytes of each read for the digest.
     """
-    with translated_errors(source, wait=wait), _reader(source, wait) as (live, info):
-        journal_mode = _back_up(live, source, destination, progress)
+    try:
+        with translated_errors(source, wait=wait), _reader(source, wait) as (live, info):
+            journal_mode = _back_up(live, source, destination, progress)
+    except SharedMemoryCut:
+        destination.unlink(missing_ok=True)
+        copied = _copied_privately(source, destination, lambda _: None, checked, is_durable=True)
+        if copied is None:
+            raise
+        return copied
     return _completed(destination, source, info, journal_mode, checked)
 
 
@@ -103,7 +112,6 @@ def examine_database(
     of ``capture_database``, and StageFailed for a database that keeps changing.
     """
     require_database(source)
-    scratch = destination.with_name(f".{destination.name[:64]}.private")
     copied = 0
 
     def count(size: int) -> None:
@@ -113,13 +121,10 @@ def examine_database(
             progress(copied, copied)
 
     for _ in range(_EXAMINATIONS):
-        info = source.info()
         try:
-            with private_copy(source, scratch, count) as private:
-                if private is not None:
-                    journal_mode = _fold_journals(private, source)
-                    os.rename(private, destination)
-                    return _completed(destination, source, info, journal_mode, checked, is_durable=False)
+            found = _copied_privately(source, destination, count, checked, is_durable=False)
+            if found is not None:
+                return found
         except DamagedDatabase:
             # With journal_mode MEMORY or OFF, the file can contain a part of an open transaction; a transaction over
             # several databases names its super-journal until the commit is done.
@@ -200,6 +205,25 @@ def _back_up(live: apsw.Connection, source: Place, destination: Path, progress: 
         value(copy, "PRAGMA journal_mode = OFF")
         _run_backup(copy, live, progress)
     return journal_mode
+
+
+def _copied_privately(
+    source: Place,
+    destination: Path,
+    count: Callable[[int], None],
+    checked: Callable[[int], None] | None,
+    *,
+    is_durable: bool,
+) -> Copied | None:
+    """Copy the content through a private copy of the files, see ``private_copy``; None when a writer never pauses."""
+    info = source.info()
+    scratch = destination.with_name(f".{destination.name[:64]}.private")
+    with private_copy(source, scratch, count) as private:
+        if private is None:
+            return None
+        journal_mode = _fold_journals(private, source)
+        os.rename(private, destination)
+        return _completed(destination, source, info, journal_mode, checked, is_durable=is_durable)
 
 
 def _fold_journals(private: Path, source: Place) -> str:

@@ -15,7 +15,7 @@ from release_tasks.assets.base import AssetConfig, AssetKind, Hold, Move, State
 from release_tasks.assets.files import keep_attributes, set_rights
 from release_tasks.assets.findings import AssetFinding, CopyCheck, Damaged, Drift, Inspection, Listing
 from release_tasks.assets.overwrite import overwrite_file
-from release_tasks.assets.placing import fits, inode_of, staged, suffixed
+from release_tasks.assets.placing import fits, inode_of, rename_into_place, staged, suffixed
 from release_tasks.assets.sqlite.checks import (
     check_database,
     count_rows,
@@ -25,7 +25,7 @@ from release_tasks.assets.sqlite.checks import (
     unread_phrase,
 )
 from release_tasks.assets.sqlite.comparison import compare_databases
-from release_tasks.assets.sqlite.connection import SIDE_FILES, DamagedDatabase, DiskError
+from release_tasks.assets.sqlite.connection import SIDE_FILES, DamagedDatabase, DiskError, SharedMemoryCut
 from release_tasks.assets.sqlite.database import (
     Copied,
     Progress,
@@ -37,6 +37,7 @@ from release_tasks.assets.sqlite.database import (
 )
 from release_tasks.assets.sqlite.reader import ContentUnread
 from release_tasks.assets.sqlite.restore import LockedDatabase, locked_database, restore_database
+from release_tasks.assets.sqlite.system_calls import was_cut
 from release_tasks.assets.stored import is_folder, owner_difference, recorded_owner, recorded_rights
 from release_tasks.assets.waiting import LockWait
 from release_tasks.core.errors import StageFailed, describe_error
@@ -61,7 +62,8 @@ class SqliteOptions:
 class SqliteKind(AssetKind):
     """A database that other processes may have open.
 
-    A restore replaces the content of a readable database through SQLite, and the file of a damaged database.
+    A restore replaces the content of a readable database through SQLite, and the file of a damaged database, and of one
+    whose shared memory another process cuts.
     """
 
     name = "sqlite"
@@ -211,7 +213,7 @@ class SqliteKind(AssetKind):
         self, asset: AssetConfig, record: AssetRecord, stored: Path, rollback_id: str, *, is_usable: bool, emit: Emit
     ) -> JournalStep:
         """Stage a file when no usable database exists; otherwise SQLite copies the content from the snapshot."""
-        if record.exists and is_usable:
+        if record.exists and is_usable and not was_cut(asset.path):
             if _may_be_written(asset, record, stored):
                 # Processes may have the database open, so its content is replaced through SQLite.
                 return JournalStep(key=record.key, path=str(asset.path), action="database")
@@ -243,7 +245,11 @@ class SqliteKind(AssetKind):
         if step.action != "database":
             yield None
             return
-        with asset.found() as live, locked_database(live, stored, LockWait(seconds)) as database:
+        with contextlib.ExitStack() as held:
+            live = held.enter_context(asset.found())
+            database = None
+            with contextlib.suppress(SharedMemoryCut):  # ``_apply`` exchanges the file then
+                database = held.enter_context(locked_database(live, stored, LockWait(seconds)))
             yield database
 
     def state_of(self, step: JournalStep) -> State:
@@ -266,6 +272,9 @@ class SqliteKind(AssetKind):
             if not was_begun:
                 move.note(evolve(move.step, begun=True))
             restore_database(move.stored, live, Meter(move.emit, "restore", move.step.key, 0).reach, wait, held)
+        except SharedMemoryCut:
+            self._exchange_file(move, live)
+            return
         except (StageFailed, OSError) as error:
             # A disk error may happen after the commit, when SQLite flushes the removal of its journal.
             if move.is_forward and not was_begun and not isinstance(error, DiskError):
@@ -274,6 +283,21 @@ class SqliteKind(AssetKind):
             raise
         if _restore_rights(move, live):
             live.flush_file()
+
+    def _exchange_file(self, move: Move, live: Place) -> None:
+        """Put a new file in the place of a database that SQLite cannot write. Raises StageFailed, OSError.
+
+        The old file may have the new content already. So the journal has the step as one whose content is overwritten:
+        an undo takes the old content from the safety snapshot, not from the old file.
+        """
+        step = super().stage(move.asset, move.record, move.stored, move.rollback_id, is_usable=False, emit=move.emit)
+        copy = step.new
+        if not move.is_forward:
+            step = evolve(step, new=step.old, old=copy)
+        move.note(evolve(step, mirrored=True))
+        set_side_files_aside(live, None)
+        if not rename_into_place(live, move.rollback_id, copy):
+            self.overwrite(move.record, move.stored, live)
 
     def exchange(self, move: Move, live: Place) -> bool:
         """Exchange the files; before that, move the side files of the old database away."""
@@ -297,6 +321,7 @@ class SqliteKind(AssetKind):
     def overwrite_content(self, record: AssetRecord, stored: Path, live: Place) -> None:
         """Overwrite the file with the stored file, and set its journal mode."""
         assert record.mode is not None
+        set_side_files_aside(live, None)  # of a database that was opened since the first try
         with overwrite_file(stored, live, record.mode) as fd:
             set_journal_mode(fd, record.journal_mode)
             set_rights(fd, os.fstat(fd), recorded_owner(stored), record.mode)

@@ -9,6 +9,7 @@ from pathlib import Path
 import apsw
 
 from release_tasks.assets.sqlite.connection import (
+    SharedMemoryCut,
     immutable,
     live_connection,
     require_database,
@@ -18,6 +19,7 @@ from release_tasks.assets.sqlite.connection import (
 )
 from release_tasks.assets.sqlite.database import PAGES_A_STEP, Progress
 from release_tasks.assets.sqlite.journal import require_no_super_journal
+from release_tasks.assets.sqlite.system_calls import was_cut
 from release_tasks.assets.stored import recorded_rights
 from release_tasks.assets.waiting import LockWait
 from release_tasks.core.errors import StageFailed
@@ -40,8 +42,8 @@ def restore_database(
     All other connections see the old content until the commit and the new content afterwards. ``held`` is the lock on
     ``live`` where the caller has it already, with the pages of ``copy`` written. Raises DamagedDatabase when ``live``
     is no usable database, Busy when it stays locked during ``wait``, StageFailed or OSError when its disk is full or
-    read-only; its content is unchanged then. After a DiskError the content is all old or all new. ``progress`` gets
-    (copied bytes, total bytes).
+    read-only; its content is unchanged then. After a DiskError or SharedMemoryCut the content is all old or all new.
+    ``progress`` gets (copied bytes, total bytes).
     """
     if held is not None:
         held.commit()
@@ -59,6 +61,8 @@ def locked_database(live: Place, copy: Path, wait: LockWait | None) -> Iterator[
     excludes no reader. What the block has not committed is rolled back. While the lock is held, this process must not
     open the file in another way. Raises the errors of ``restore_database``.
     """
+    if was_cut(live.path):
+        raise SharedMemoryCut(live)
     require_database(live)
     require_no_super_journal(live, wait)
     with contextlib.ExitStack() as resources:
@@ -94,17 +98,27 @@ class LockedDatabase:
         self._backup.step(0)
 
     def write(self, progress: Progress | None = None) -> None:
-        """Write the pages, without a commit: a full disk shows here. Raises StageFailed, OSError."""
+        """Write the pages, without a commit: a full disk shows here. Raises StageFailed, OSError.
+
+        When another process cuts the shared memory, ``commit`` raises SharedMemoryCut.
+        """
         backup = self._backup
-        with translated_errors(self._live):
-            while backup.remaining > 1:  # the step with the last page commits
-                backup.step(min(PAGES_A_STEP, backup.remaining - 1))
-                if progress is not None:
-                    progress((backup.page_count - backup.remaining) * self._page, backup.page_count * self._page)
-            self._target.cache_flush()
+        try:
+            with translated_errors(self._live):
+                while backup.remaining > 1:  # the step with the last page commits
+                    backup.step(min(PAGES_A_STEP, backup.remaining - 1))
+                    if progress is not None:
+                        progress((backup.page_count - backup.remaining) * self._page, backup.page_count * self._page)
+                self._target.cache_flush()
+        except StageFailed:
+            if not was_cut(self._live.path):
+                raise
 
     def commit(self) -> None:
         """Commit the new content and close the database. Raises StageFailed, OSError; see ``restore_database``."""
+        if was_cut(self._live.path):
+            self.release()
+            raise SharedMemoryCut(self._live)
         with translated_errors(self._live), self._resources:
             self._backup.step(-1)
             self._backup.finish()
@@ -116,7 +130,8 @@ class LockedDatabase:
 
     def release(self) -> None:
         """Roll back what is not committed, and close the database."""
-        self._resources.close()
+        with contextlib.suppress(SharedMemoryCut):
+            self._resources.close()
 
     def _return_to_wal(self) -> None:
         # The content is committed or rolled back here. A lock of another process is therefore no error: try again.

@@ -6,7 +6,8 @@ SQLite gets a path through the descriptor of the folder (``Place.reference``), k
 file of the database by that descriptor and one name. Every opened file is examined before SQLite gets it: it is a
 regular file, as root none that another user can have moved there, and for the database itself the file that the caller
 has seen. SQLite deletes only side files of the databases that are open: a journal can name any other file
-(``sqlite.journal``).
+(``sqlite.journal``). Once the shared memory of a database was cut (``sqlite.shared_memory``), SQLite writes and deletes
+no file of it.
 
 These calls need Python's lock while SQLite holds its own, and a thread that closes a connection holds Python's lock
 while it waits for that of SQLite. So they are replaced in a run as root only, where another user can be an attacker,
@@ -25,17 +26,29 @@ import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import apsw
-from attrs import define
+from attrs import define, field
 
+from release_tasks.assets.sqlite.shared_memory import CutFiles
 from release_tasks.core.errors import StageError, StageFailed
 from release_tasks.core.interrupt import deferring_signals
 from release_tasks.core.place import Place, Rights
 from release_tasks.core.users import user_name
 
-__all__ = ["SIDE_FILES", "Guard", "guarded", "known", "one_thread", "replace_system_calls", "require_side_file"]
+__all__ = [
+    "SIDE_FILES",
+    "Guard",
+    "guarded",
+    "known",
+    "one_thread",
+    "replace_system_calls",
+    "require_side_file",
+    "was_cut",
+]
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
@@ -44,6 +57,11 @@ _TEMPORARY = "etilqs_"  # SQLITE_TEMP_FILE_PREFIX of os.h
 _OPEN = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int, use_errno=True)
 _LSTAT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, use_errno=True)
 _UNLINK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, use_errno=True)
+_WRITE = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, use_errno=True)
+_PWRITE = ctypes.CFUNCTYPE(
+    ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64, use_errno=True
+)
+_FTRUNCATE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int64, use_errno=True)
 _WRITES = os.O_WRONLY | os.O_RDWR
 _GROUP_WRITES = stat.S_IRGRP | stat.S_IWGRP
 _ATTEMPTS = 20
@@ -54,15 +72,19 @@ class Guard:
     """The examination of the files that SQLite opens for the live database at ``place``.
 
     ``info`` is the result of fstat of the database that the caller expects. ``problem`` is the reason why a file was
-    refused; SQLite itself reports only that it cannot open a file.
+    refused; SQLite itself reports only that it cannot open a file. ``descriptors`` are those of the opened files.
+    ``is_cut``: another process has cut the shared memory meanwhile.
     """
 
     place: Place
     info: os.stat_result
     problem: StageError | None = None
+    is_cut: bool = False
+    descriptors: set[int] = field(factory=set)
 
 
 _guards: dict[str, Guard] = {}  # by the path of the folder, through its descriptor
+_cut: set[Path] = set()  # the paths of the databases whose shared memory was cut in this run
 
 
 class _Known(threading.local):
@@ -102,9 +124,15 @@ def guarded(place: Place) -> Iterator[Guard]:
         )
     _guards[folder] = guard
     try:
-        yield guard
+        with _cut_files.handled() if _IS_ROOT else contextlib.nullcontext():
+            yield guard
     finally:
         del _guards[folder]
+
+
+def was_cut(database: Path) -> bool:
+    """Return whether another process has cut the shared memory of this database during the run."""
+    return database in _cut
 
 
 @contextlib.contextmanager
@@ -123,11 +151,33 @@ def replace_system_calls() -> None:
     """Replace the calls, for good; has an effect in a run as root only."""
     if not _IS_ROOT:
         return
+    _set_calls(_CALLS)
+
+
+def _set_calls(calls: Mapping[str, Any]) -> None:
     vfs = apsw.VFS("release-tasks", base="unix")
-    for name, call in _CALLS.items():
+    for name, call in calls.items():
         address = ctypes.cast(call, ctypes.c_void_p).value
         assert address is not None
         vfs.xSetSystemCall(name, address)
+
+
+def _mark_cut(path: str) -> None:
+    """Let SQLite write no file any more of the open database with this shared memory, or else of any open one."""
+    found = [guard for folder, guard in list(_guards.items()) if path == _shown_by_kernel(folder, guard)]
+    for guard in found or list(_guards.values()):
+        guard.is_cut = True
+        _cut.add(guard.place.path)
+    _set_calls(_CALLS_AFTER_CUT)
+
+
+_cut_files = CutFiles(_mark_cut)
+
+
+def _shown_by_kernel(folder: str, guard: Guard) -> str:
+    with contextlib.suppress(OSError):
+        folder = os.readlink(folder)
+    return f"{folder}/{guard.place.name}-shm".replace("\n", "\\012")
 
 
 @deferring_signals
@@ -149,6 +199,10 @@ def _open(path: bytes, flags: int, mode: int) -> int:
             os.close(fd)
             ctypes.set_errno(errno.EPERM)
             return -1
+    for each in list(_guards.values()):  # the number may be that of a file that was closed
+        each.descriptors.discard(fd)
+    if guard is not None:
+        guard.descriptors.add(fd)
     return fd
 
 
@@ -222,7 +276,9 @@ def _unlink(path: bytes) -> int:
     """Delete a side file of a known database, or a temporary file of SQLite; a thread without any is not restricted."""
     name = os.fsdecode(path)
     is_side_file = any(name == known_path + suffix for known_path in _known.paths for suffix in SIDE_FILES)
-    if _known.paths and not is_side_file and not os.path.basename(name).startswith(_TEMPORARY):
+    is_allowed = not _known.paths or is_side_file or os.path.basename(name).startswith(_TEMPORARY)
+    guard = _guards.get(os.path.dirname(name))
+    if not is_allowed or (guard is not None and guard.is_cut):
         ctypes.set_errno(errno.EPERM)
         return -1
     try:
@@ -233,8 +289,41 @@ def _unlink(path: bytes) -> int:
     return 0
 
 
+def _is_refused(fd: int) -> bool:
+    """Return whether SQLite must not write this file, because the index of the WAL that it sees is not the real one."""
+    is_refused = any(guard.is_cut and fd in guard.descriptors for guard in list(_guards.values()))
+    if is_refused:
+        ctypes.set_errno(errno.EIO)
+    return is_refused
+
+
+@deferring_signals
+def _write(fd: int, data: int, size: int) -> int:
+    return -1 if _is_refused(fd) else int(_real_write(fd, data, size))
+
+
+@deferring_signals
+def _pwrite(fd: int, data: int, size: int, offset: int) -> int:
+    return -1 if _is_refused(fd) else int(_real_pwrite(fd, data, size, offset))
+
+
+@deferring_signals
+def _ftruncate(fd: int, size: int) -> int:
+    return -1 if _is_refused(fd) else int(_real_ftruncate(fd, size))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_real_write = _WRITE(("write", _libc))
+_real_pwrite = _PWRITE(("pwrite", _libc))
+_real_ftruncate = _FTRUNCATE(("ftruncate", _libc))
 _CALLS = {
     "open": _OPEN(_open),
     "lstat": _LSTAT(_lstat),
     "unlink": _UNLINK(_unlink),
 }  # kept for as long as SQLite may call them
+_CALLS_AFTER_CUT = {
+    "write": _WRITE(_write),
+    "pwrite": _PWRITE(_pwrite),
+    "pwrite64": _PWRITE(_pwrite),
+    "ftruncate": _FTRUNCATE(_ftruncate),
+}
