@@ -373,10 +373,11 @@ class Kinds:
 
 @frozen(kw_only=True)
 class Settings:
-    """The configuration of one run. ``project`` is the folder where relative paths start."""
+    """The configuration of one run. ``project`` is the folder where relative paths start, ``sources`` are its files."""
 
     project: Path
     kinds: Kinds
     release: ReleaseConfig
     pairing: PairingConfig
     gateway: GatewayConfig
+    sources: tuple[Path, ...] = ()

@@ -28,10 +28,11 @@ from release_tasks.core.printable import one_line
 from release_tasks.core.typed import quoted
 from release_tasks.core.users import user_name
 
-__all__ = ["Exposure", "ForeignFolder", "exposure_of", "require_own", "require_own_parent"]
+__all__ = ["Exposure", "ForeignFolder", "exposure_inside", "exposure_of", "require_own", "require_own_parent"]
 
 _MAX_LINKS = 40  # the limit of Linux (path_resolution(7))
 _DEPTH = 2  # levels below a folder of this package whose entries are checked: manifests/ID.json, snapshots/ID
+_DEEP = 20  # levels of a package of tasks
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _ACL = "system.posix_acl_access"
 _ACL_HEADER, _ACL_ENTRY = struct.Struct("<I"), struct.Struct("<HHI")  # tag, permissions, id; see acl(5)
@@ -102,6 +103,11 @@ def exposure_of(path: Path) -> Exposure | None:
     A folder such as /tmp counts as safe: in it, each user can change only the files of that user.
     """
     return _exposure_above(path, may_be_shared=True) if os.geteuid() == 0 else None
+
+
+def exposure_inside(folder: Path) -> Exposure | None:
+    """Return what another user can change in a folder of root and in those below it, as ``exposure_of`` does."""
+    return next(_exposures_inside(folder, _DEEP, is_modes_checked=True), None) if os.geteuid() == 0 else None
 
 
 def _exposure_above(path: Path, *, is_modes_checked: bool = True, may_be_shared: bool = False) -> Exposure | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from invoke import Config, Context
 
 from release_tasks.assets.kinds import ASSET_KINDS
@@ -15,7 +16,7 @@ from release_tasks.config.environment import Overrides
 from release_tasks.config.schema import SECTIONS, Kinds, Settings
 from release_tasks.core.errors import ConfigError, UsageError
 from release_tasks.stages.preflight.gates.kinds import GATE_KINDS
-from release_tasks.tasks.sources.levels import Sources
+from release_tasks.tasks.sources.levels import Sources, paths_of
 from release_tasks.tasks.sources.loading import (
     check_aliases,
     describe_load_error,
@@ -96,7 +97,8 @@ def _settings_from(config: Config, project: Path) -> Settings:
                 "invoke.yaml in that folder; docs/quick-start.md shows a first one."
             ]
         )
-    return load_settings(raw, project, lambda path: overrides.name_of(path) or sources.name_of(path), found)
+    settings = load_settings(raw, project, lambda path: overrides.name_of(path) or sources.name_of(path), found)
+    return evolve(settings, sources=tuple(paths_of(config)))
 
 
 def load_settings(

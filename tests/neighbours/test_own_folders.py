@@ -25,6 +25,7 @@ from release_tasks.core.errors import ConfigError
 from release_tasks.core.owned import ForeignFolder, exposure_of
 from release_tasks.core.process.find import start_ticks
 from release_tasks.report.github import report_to_github
+from release_tasks.stages.preflight.missing import find_missing
 from release_tasks.tasks.project import load_project
 from tests.support.forked_inv import Ended, ForkedInv
 
@@ -677,6 +678,107 @@ def test_root_loads_no_configuration_of_a_neighbour(
             assert (ended.code, "root runs what is in it, and" in ended.err + ended.out) == (2, True), ended
             assert len((ended.err or ended.out).splitlines()) == 1 and "belongs to uid 4711" in ended.err + ended.out
     assert not (site.home.parent / "ran").exists()
+
+
+def give_tool(site: Site, name: str) -> None:
+    """Let the neighbour own a program."""
+    (site.home / name).parent.mkdir(exist_ok=True)
+    (site.home / name).write_text("#!/bin/sh\n")
+    os.chmod(site.home / name, 0o755)
+    give(site.home / name)
+
+
+def in_the_folder_of_the_neighbour(site: Site) -> None:
+    give(site.home / "bin")
+
+
+def package_of_tasks(site: Site) -> None:
+    (site.home / "tasks.py").unlink()
+    make(site.home / "tasks")
+    (site.home / "tasks" / "__init__.py").write_text("from release_tasks import ns\n")
+    give_file(site.home / "tasks" / "other.py")
+
+
+def compiled_tasks(site: Site) -> None:
+    give(site.home / "__pycache__")
+
+
+def nothing(site: Site) -> None:
+    pass
+
+
+DRILL = "http://127.0.0.1:{port}/"
+# Each entry: what the neighbour owns, the section `release` in addition, and key and reason of what is exposed.
+NAMED: dict[str, tuple[Plant, dict[str, Any], str | None]] = {
+    "the package of tasks": (package_of_tasks, {}, "tasks: root runs what is in it"),
+    "compiled tasks": (compiled_tasks, {}, "tasks.py: root runs what is in it"),
+    "a module": (lambda site: give(site.home / "secrets"), {}, "secrets: it hides the module secrets of Python"),
+    "a module file": (lambda site: give_tool(site, "attr.py"), {}, "attr.py: it hides the module attr of Python"),
+    "the folder of a search path": (lambda site: give(site.home / "lib"), {}, "PYTHONPATH: root runs what is in it"),
+    **{
+        f"{key} {command}": (
+            lambda site: give_tool(site, "tools/run"),
+            section,
+            f"release.{key}: root runs {{home}}/{name}",
+        )
+        for key, section, command, name in (
+            ("restart.command", {"restart": {"command": "tools/run"}}, "tools/run", "tools/run"),
+            ("restart.stop", {"restart": {"stop": "tools/run", "command": "true"}}, "tools/run", "tools/run"),
+            ("restart.command", {"restart": {"command": "cd tools && sh -e ./run"}}, "as a script", "tools/run"),
+            ("restart.command", {"restart": {"command": "true; env A=1 tools/run"}}, "as the second", "tools/run"),
+            ("gates.always.command", {"gates": {"always": {"command": "tools/run"}}}, "tools/run", "tools/run"),
+            (
+                "drill.command",
+                {"drill": {"command": "tools/run", "health": DRILL}},
+                "",
+                "tools/run",
+            ),
+            ("notices.x.command", {"notices": {"x": {"command": "tools/run"}}}, "tools/run", "tools/run"),
+            ("app.version.command", {"app": {"name": "a", "version": {"command": "tools/run"}}}, "", "tools/run"),
+        )
+    },
+    "a folder of PATH": (
+        in_the_folder_of_the_neighbour,
+        {"restart": {"command": "sleep 0"}},
+        "release.restart.command: root runs {home}/bin/sleep",
+    ),
+    "a trusted key": (
+        lambda site: give_file(site.home / "release.pub"),
+        {"attestation": {"public_keys": ["release.pub"]}},
+        "release.attestation.public_keys: root trusts the key in {home}/release.pub",
+    ),
+    "the signing key": (
+        lambda site: give_file(site.home / "release.key"),
+        {"attestation": {"key_env": "SIGNING_KEY"}},
+        "release.attestation.key_env: root trusts the key in {home}/release.key",
+    ),
+    "a program that runs as the neighbour": (
+        lambda site: give_tool(site, "tools/run"),
+        {"restart": {"command": "setpriv --reuid 4711 --clear-groups tools/run"}},
+        None,
+    ),
+    "state, and a name of no module": (lambda site: give(site.home / "assets_of_app"), {}, None),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_root_runs_of_a_neighbour_is_named(site: Site, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Preflight and diagnose report what ``find_missing`` finds."""
+    plant, section, expected = NAMED[name]
+    plant(site)
+    project = json.loads((site.home / "invoke.yaml").read_text())
+    project["release"] |= section
+    (site.home / "invoke.yaml").write_text(json.dumps(project))
+    monkeypatch.setenv("PATH", f"{site.home / 'bin'}:/usr/bin:/bin" if "PATH" in name else "/usr/bin:/bin")
+    monkeypatch.setenv("PYTHONPATH", str(site.home / "lib"))
+    monkeypatch.setenv("SIGNING_KEY", "release.key")
+    exposed = [str(each) for each in find_missing(load_project(site.home)) if each.is_exposed]
+    if expected is None:
+        assert exposed == []
+        return
+    (only,) = exposed
+    assert only.startswith(f"{expected.format(home=site.home)}, and "), only
+    assert "belongs to uid 4711. Choose one: run inv as that user: sudo -u '#4711' inv ...; or " in only
 
 
 @pytest.mark.parametrize("plant", [in_the_home_of_the_neighbour, in_a_file_of_the_neighbour_at_home])

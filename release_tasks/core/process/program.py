@@ -1,18 +1,19 @@
-"""Find out, before a shell command runs, whether its first program exists."""
+"""Find out, before a shell command runs, whether its first program exists, and which files the shell would run."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from attrs import frozen
 
 from release_tasks.core.similar_path import is_misspelt, suggest_path
 
-__all__ = ["MissingProgram", "find_missing_program"]
+__all__ = ["MissingProgram", "find_missing_program", "programs_of"]
 
 # A word without an expansion, and what may follow it. Anything else is left to the shell.
 _WORD = re.compile(r"""(?:[^\s'"\\;&|()<>$`*?\[\]{}~#!]|'[^']*'|"[^"$`\\]*")+(?=[\s;&|]|$)""")
@@ -24,6 +25,15 @@ _OF_SHELL = re.compile(
     r"fc|fg|fi|for|function|getopts|hash|if|in|jobs|kill|let|local|printf|pwd|read|readonly|return|select|set|shift|"
     r"source|test|then|time|times|trap|true|type|typeset|ulimit|umask|unalias|unset|until|wait|while"
 )
+# For ``programs_of``: what ends a command, words of the shell and programs after which a command follows, and programs
+# that run the first file after them.
+_SEPARATORS = ";&|()\n"
+_KEYWORDS = ("!", "{", "command", "do", "elif", "else", "exec", "if", "then", "time", "until", "while")
+_STARTING = ("chrt", "env", "ionice", "nice", "nohup", "setsid", "stdbuf", "timeout")
+_INTERPRETER = re.compile(r"(?:.*/)?(?:((?:ba|da|k|z)?sh)|(python[0-9.]*)|node|perl|php|ruby)|\.|source")
+_REDIRECTION = re.compile(r"[0-9]*[<>]&[0-9-]*|&>>?|[0-9]*(?:>>?|<)\s*[^\s;&|()<>]+")
+_EXPANSION = frozenset("$`*?[~")
+_NUMBER = re.compile(r"[0-9.]+[smhd]?")
 
 
 @frozen(kw_only=True)
@@ -64,6 +74,72 @@ def find_missing_program(command: str, folder: Path, environment: Mapping[str, s
         return None
     word = _unquoted(match[0])
     return _missing_file(word, folder) if "/" in word else _missing_name(word, environment)
+
+
+def programs_of(command: str, folder: Path, environment: Mapping[str, str]) -> list[Path]:
+    """Return the files that ``/bin/sh -c command`` in ``folder`` runs as programs or scripts, where that is certain.
+
+    A name that is looked up in PATH stands for each path that is tried until a file is found. Programs that another one
+    starts with the rights of another user (sudo -u) are not among them.
+    """
+    try:
+        lexer = shlex.shlex(_REDIRECTION.sub(" ", command), posix=True, punctuation_chars=_SEPARATORS)
+        lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
+        words = list(lexer)
+    except ValueError:  # a quote without its end
+        return []
+    found: list[Path] = []
+    simple: list[str] = []
+    for word in [*words, ";"]:
+        if set(word) - set(_SEPARATORS):
+            simple.append(word)
+            continue
+        found += _programs_of_simple(simple, folder, environment)
+        if len(simple) >= 2 and simple[0] == "cd":
+            if _EXPANSION & set(simple[-1]):
+                break
+            folder = folder / simple[-1]
+        simple.clear()
+    return list(dict.fromkeys(found))
+
+
+def _programs_of_simple(words: list[str], folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
+    """Yield the program of a command without separators, and the script that it runs."""
+    rest, is_started = list(words), False
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("PATH="):
+            return
+        if word in _KEYWORDS or re.match(r"[A-Za-z_][A-Za-z0-9_]*=", word):
+            continue
+        if is_started and (word.startswith("-") or _NUMBER.fullmatch(word)):
+            continue
+        yield from _tried(word, folder, environment)
+        is_started = word.rpartition("/")[2] in _STARTING
+        if is_started:
+            continue
+        if interpreter := _INTERPRETER.fullmatch(word):
+            codes = "c" if interpreter[1] else "cm" if interpreter[2] else "epr"
+            script = next((each for each in rest if not each.startswith("-") or set(codes) & set(each)), "-")
+            if not script.startswith("-") and not _EXPANSION & set(script):
+                yield folder / script
+        return
+
+
+def _tried(word: str, folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
+    """Yield the paths that a shell tries for the program ``word``, up to the one that exists."""
+    if _EXPANSION & set(word):
+        return
+    if "/" in word:
+        yield folder / word
+        return
+    if _OF_SHELL.fullmatch(word):
+        return
+    for entry in environment.get("PATH", os.defpath).split(os.pathsep):
+        path = folder / entry / word
+        yield path
+        if os.access(path, os.X_OK):
+            return
 
 
 def _missing_file(word: str, folder: Path) -> MissingProgram | None:

@@ -472,9 +472,9 @@ def _missing(signals: Signals) -> Iterator[Evidence]:
 
 
 @_act(
-    symptom="root runs a file of the project that another user can change",
-    meaning="A user who can change tasks.py or invoke.yaml decides what root runs. Run inv as the user of the "
-    "service, or give the project to root.",
+    symptom="root runs or trusts a file that another user can change",
+    meaning="A user who can change tasks.py, invoke.yaml, the program of a command or a trusted key decides what root "
+    "runs or restores. Run inv as the user of the service, or give the file to root.",
     commands=("release.preflight",),
 )
 def _exposed(signals: Signals) -> Iterator[Evidence]:

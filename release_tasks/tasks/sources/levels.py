@@ -15,7 +15,7 @@ from release_tasks.config.written import AsWritten
 from release_tasks.core.errors import ConfigError
 from release_tasks.tasks.sources.files import Place, SourceFile
 
-__all__ = ["Sources", "files_of"]
+__all__ = ["Sources", "files_of", "paths_of"]
 
 # Invoke's levels with values from users, highest priority first; "_runtime_path" etc. name the files.
 _LEVELS = ("overrides", "runtime", "project", "user", "system")
@@ -95,6 +95,13 @@ def files_of(config: Config) -> Iterator[tuple[str, SourceFile]]:
         path = getattr(config, f"_{level}_path", None)
         if path and str(path).endswith((".yaml", ".yml", ".json")):
             yield level, SourceFile(Path(path).expanduser(), _name_of(config, level))
+
+
+def paths_of(config: Config) -> Iterator[Path]:
+    """Yield the absolute path of each file of configuration that Invoke has found."""
+    for level in _LEVELS:
+        if path := getattr(config, f"_{level}_path", None):
+            yield Path(path).expanduser().absolute()
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from release_tasks.core.process.program import find_missing_program
+from release_tasks.core.process.program import find_missing_program, programs_of
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/root"}
 
@@ -83,3 +83,38 @@ def test_a_path_that_the_command_depends_on(folder: Path) -> None:
     assert find_missing_program("no-such-program", folder, {**ENVIRONMENT, "BASH_FUNC_x%%": "() { :; }"}) is None
     found = find_missing_program("run", folder, {"PATH": os.fspath(folder / "bin")})
     assert found is None
+
+
+RUN = [
+    ("a/b", "a/b"),
+    ("a/b c/d > e/f", "a/b"),
+    ("cd a && ./b", "a/b"),
+    ("cd $A && ./b", ""),
+    ("A=1 exec sh -e a/b; true", "sh a/b"),
+    ("sh -ec 'a/b'; . c/d", "sh c/d"),
+    ("nice -n 5 env A=1 python3 -u a/b c/d", "nice env python3 a/b"),
+    ("python3 -m a.b && perl -e 'c/d'", "python3 perl"),
+    ("timeout 5s a/b", "timeout a/b"),
+    ("true && a/b || c/d | e/f & g/h\ni/j 2>&1", "a/b c/d e/f g/h i/j"),
+    ("if a/b; then c/d; fi; (e/f)", "a/b c/d e/f"),
+    ("A=$(a/b) true", "a/b"),
+    ("cp a/b c/d; 'e/f g'", "cp e/f_g"),
+    ("x/a@b:c,d%e+f=g", "x/a@b:c,d%e+f=g"),
+    ("setpriv --reuid 1 a/b", "setpriv"),
+    ("$A/b; `a/b`; a/*; 'unfinished", ""),
+    ("$A/b; a/*; PATH=c d", ""),
+]
+
+
+@pytest.mark.parametrize(("command", "expected"), RUN)
+def test_what_a_command_runs_is_listed(folder: Path, command: str, expected: str) -> None:
+    """A program in PATH stands for the paths that are tried; what the shell would expand is left out."""
+    (folder / "first").mkdir()
+    for name in ("cp", "env", "nice", "perl", "python3", "setpriv", "sh", "timeout"):
+        (folder / "bin" / name).symlink_to("run")
+    found = programs_of(command, folder, {"PATH": f"{folder}/first:{folder}/bin:/usr/bin"})
+    assert not [path for path in found if str(path).startswith("/usr")]
+    tried = [path.name for path in found if path.parent == folder / "first"]
+    named = [str(path.relative_to(folder)).replace(" ", "_") for path in found if path.parent != folder / "first"]
+    assert " ".join(name.removeprefix("bin/") for name in named) == expected
+    assert tried == [name for name in expected.split() if "/" not in name]
