@@ -157,19 +157,19 @@ def rollbacks(*, kind: str, error: str, names: Sequence[str], share: float) -> P
 @pytest.mark.parametrize(
     ("kind", "error", "names", "share"),
     [
-        rollbacks(kind="wal", error="EIO", names=CHANGING, share=0.12),
-        rollbacks(kind="wal", error="EIO", names=OPENING, share=0.08),
-        rollbacks(kind="wal", error="EIO", names=READING, share=0.04),
-        rollbacks(kind="wal", error="ENOSPC", names=CHANGES, share=0.04),
-        rollbacks(kind="wal", error="EROFS", names=CHANGES, share=0.04),
-        rollbacks(kind="wal", error="EMFILE", names=OPENING, share=0.04),
-        rollbacks(kind="delete", error="EIO", names=CHANGES, share=0.06),
-        rollbacks(kind="delete", error="EDQUOT", names=["write", "pwrite64", "mkdir", "openat"], share=0.04),
-        rollbacks(kind="damaged", error="EIO", names=CHANGES, share=0.06),
-        rollbacks(kind="overlay", error="EIO", names=CHANGING, share=0.06),
-        rollbacks(kind="overlay", error="EIO", names=OPENING, share=0.08),
-        rollbacks(kind="overlay", error="EIO", names=READING, share=0.04),
-        rollbacks(kind="delete", error="EIO", names=READING, share=0.04),
+        rollbacks(kind="wal", error="EIO", names=CHANGING, share=0.06),
+        rollbacks(kind="wal", error="EIO", names=OPENING, share=0.04),
+        rollbacks(kind="wal", error="EIO", names=READING, share=0.02),
+        rollbacks(kind="wal", error="ENOSPC", names=CHANGES, share=0.02),
+        rollbacks(kind="wal", error="EROFS", names=CHANGES, share=0.02),
+        rollbacks(kind="wal", error="EMFILE", names=OPENING, share=0.02),
+        rollbacks(kind="delete", error="EIO", names=CHANGES, share=0.03),
+        rollbacks(kind="delete", error="EDQUOT", names=["write", "pwrite64", "mkdir", "openat"], share=0.02),
+        rollbacks(kind="damaged", error="EIO", names=CHANGES, share=0.03),
+        rollbacks(kind="overlay", error="EIO", names=CHANGING, share=0.03),
+        rollbacks(kind="overlay", error="EIO", names=OPENING, share=0.04),
+        rollbacks(kind="overlay", error="EIO", names=READING, share=0.02),
+        rollbacks(kind="delete", error="EIO", names=READING, share=0.02),
     ],
 )
 def test_rollback_with_a_failing_call_leaves_all_old_or_all_new(
@@ -252,7 +252,7 @@ def test_rollback_on_a_failing_disk_is_recovered_on_a_working_disk(
     calls = failing(error, [name], job, is_lasting=True)
     chosen = points(scenario, calls, job, 1)
     states: Counter[str] = Counter()
-    for _, number in chosen[:: max(1, len(chosen) // 30)]:
+    for _, number in chosen[:: max(1, len(chosen) // 15)]:
         scenario.reset()
         ended = calls.run(job, name, number)
         point = (name, number, ended.failed_call)
@@ -283,7 +283,7 @@ def test_error_names_its_file(
     job = scenario.job("rollback")
     calls = failing("EIO", ["write", "fsync", "fchmod", "flock", "read", "pread64", "getdents64", "readlinkat"], job)
     folder = str(scenario.project.folder)
-    chosen = points(scenario, calls, job, 0.4)
+    chosen = points(scenario, calls, job, 0.2)
     nameless = []
     for name, number in chosen:
         scenario.reset()
@@ -325,10 +325,10 @@ def check_prepare_result(scenario: Scenario, ended: Ended, point: object) -> Non
 @pytest.mark.parametrize(
     ("error", "names", "share"),
     [
-        pytest.param("EIO", CHANGES, 0.1, id="EIO, changing or opening"),
-        pytest.param("EIO", READING, 0.1, id="EIO, reading"),
-        pytest.param("ENOSPC", CHANGES, 0.04, id="ENOSPC, changing or opening"),
-        pytest.param("EROFS", CHANGES, 0.04, id="EROFS, changing or opening"),
+        pytest.param("EIO", CHANGES, 0.05, id="EIO, changing or opening"),
+        pytest.param("EIO", READING, 0.05, id="EIO, reading"),
+        pytest.param("ENOSPC", CHANGES, 0.02, id="ENOSPC, changing or opening"),
+        pytest.param("EROFS", CHANGES, 0.02, id="EROFS, changing or opening"),
     ],
 )
 def test_prepare_with_a_failing_call_makes_a_whole_release_or_none(
@@ -365,11 +365,11 @@ def test_prepare_with_a_failing_call_makes_a_whole_release_or_none(
 @pytest.mark.parametrize(
     ("kind", "journal_writes", "error", "names", "share"),
     [
-        pytest.param("wal", 4, "EIO", CHANGES, 0.25, id="wal, EIO, changing or opening"),
-        pytest.param("wal", 4, "EIO", READING, 0.15, id="wal, EIO, reading"),
-        pytest.param("wal", 1, "ENOSPC", CHANGES, 0.15, id="wal, ENOSPC, changing or opening"),
-        pytest.param("delete", 2, "EROFS", CHANGES, 0.15, id="delete, EROFS, changing or opening"),
-        pytest.param("damaged", 1, "EIO", CHANGES, 0.2, id="damaged, EIO, changing or opening"),
+        pytest.param("wal", 4, "EIO", CHANGES, 0.125, id="wal, EIO, changing or opening"),
+        pytest.param("wal", 4, "EIO", READING, 0.075, id="wal, EIO, reading"),
+        pytest.param("wal", 1, "ENOSPC", CHANGES, 0.075, id="wal, ENOSPC, changing or opening"),
+        pytest.param("delete", 2, "EROFS", CHANGES, 0.075, id="delete, EROFS, changing or opening"),
+        pytest.param("damaged", 1, "EIO", CHANGES, 0.1, id="damaged, EIO, changing or opening"),
     ],
 )
 def test_recovery_with_a_failing_call_is_finished_by_the_next(

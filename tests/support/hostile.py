@@ -42,10 +42,10 @@ def name_super_journal(database: Path, path: Path) -> None:
 
 
 def _heavy_generated_column(database: sqlite3.Connection) -> None:
-    """Every row of a check computes a text of 800 MB."""
+    """Every row of a check computes a text of 200 MB, which fits into the memory of a check."""
     database.execute("CREATE TABLE hostile(n, x AS (length(replace(hex(zeroblob(n)), '0', 'ab'))) NOT NULL)")
     database.executemany("INSERT INTO hostile(n) VALUES (?)", [(0,)] * 2000)
-    _rewrite(database, "hostile", "zeroblob(n)", "zeroblob(200000000 + n)")
+    _rewrite(database, "hostile", "zeroblob(n)", "zeroblob(50000000 + n)")
 
 
 def _heavy_expression_index(database: sqlite3.Connection) -> None:
