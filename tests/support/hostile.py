@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["CRASH", "ENDLESS", "crash_in_a_transaction", "make_endless", "name_super_journal", "write_page_cycle"]
+__all__ = [
+    "CRASH",
+    "ENDLESS",
+    "crash_in_a_transaction",
+    "make_endless",
+    "make_sparse",
+    "name_pages_in_header",
+    "name_pages_in_journal",
+    "name_pages_in_wal",
+    "name_super_journal",
+    "write_page_cycle",
+]
 
 # Ends without a commit after its cache was written to the file: the journal is hot. The cache of 10 pages is too small
 # for the transaction.
@@ -139,3 +151,47 @@ def make_endless(path: Path, name: str) -> None:
     ENDLESS[name](database)
     database.commit()
     database.close()
+
+
+def name_pages_in_wal(database: Path, pages: int) -> None:
+    """Write a WAL with one valid commit of page 1, after which the database has ``pages`` pages."""
+    page = bytearray(database.read_bytes()[:4096])
+    page[18:20], page[28:32] = b"\2\2", pages.to_bytes(4, "big")
+    header = struct.pack(">6I", 0x377F0682, 3007000, 4096, 0, 1, 2)
+    sums = _wal_checksum(header, (0, 0))
+    frame = struct.pack(">2I", 1, pages)
+    of_frame = _wal_checksum(bytes(page), _wal_checksum(frame, sums))
+    wal = header + struct.pack(">2I", *sums) + frame + struct.pack(">4I", 1, 2, *of_frame) + page
+    Path(f"{database}-wal").write_bytes(wal)
+
+
+def _wal_checksum(data: bytes, sums: tuple[int, int]) -> tuple[int, int]:
+    first, second = sums
+    words = struct.unpack(f"<{len(data) // 4}I", data)
+    for one, other in zip(words[::2], words[1::2], strict=True):
+        first = (first + one + second) & 0xFFFFFFFF
+        second = (second + other + first) & 0xFFFFFFFF
+    return first, second
+
+
+def name_pages_in_header(database: Path, pages: int) -> None:
+    """Write another number of pages into the header of a database."""
+    with database.open("r+b") as file:
+        file.seek(28)
+        file.write(pages.to_bytes(4, "big"))
+
+
+def make_sparse(database: Path, pages: int) -> None:
+    """Append a hole, which the header counts as pages."""
+    os.truncate(database, pages * 4096)
+    name_pages_in_header(database, pages)
+
+
+def name_pages_in_journal(database: Path, pages: int) -> None:
+    """Write a hot journal, after which the database has ``pages`` pages, with page 1 as it is."""
+    name_pages_in_header(database, pages)
+    page, nonce = database.read_bytes()[:4096], 7
+    checksum = (nonce + sum(page[at] for at in range(4096 - 200, 0, -200))) & 0xFFFFFFFF
+    header = bytes.fromhex("d9d505f920a163d7") + struct.pack(">5I", 1, nonce, pages, 512, 4096)
+    record = struct.pack(">I", 1) + page + struct.pack(">I", checksum)
+    Path(f"{database}-journal").write_bytes(header.ljust(512, b"\0") + record)

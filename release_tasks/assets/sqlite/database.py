@@ -31,6 +31,7 @@ from release_tasks.core.durable import fsync_file
 from release_tasks.core.errors import StageFailed, with_path
 from release_tasks.core.place import Place, trusted
 from release_tasks.core.threads import pool as thread_pool
+from release_tasks.core.units import show_size
 
 __all__ = [
     "PAGES_A_STEP",
@@ -40,6 +41,7 @@ __all__ = [
     "content_digest",
     "examine_database",
     "is_usable",
+    "require_sound_size",
     "set_journal_mode",
     "write_canonical_header",
 ]
@@ -47,6 +49,12 @@ __all__ = [
 PAGES_A_STEP = 2048  # 8 MiB at the default page size: short enough to react to a signal
 _EXAMINATIONS = 3
 _HEADER_BYTES = 100
+_STAT_BLOCK = 512  # the unit of st_blocks, stat(2)
+# SQLite writes every page of a WAL database into the WAL. In rollback-journal mode it leaves holes for pages that one
+# transaction allocates and frees, at most as many as its cache has; a filesystem may compress pages too.
+_SIZE_SLACK = 16 << 20
+_MOST_HOLES = 1 << 30
+_MOST_COMPRESSION = 64
 # Header fields that can change when the content does not (https://sqlite.org/fileformat.html#the_database_header):
 # read and write version (18-19), change counter (24-27), schema cookie (40-43), version-valid-for and the version
 # number of the library that wrote last (92-99). A copy has the values below, so that equal content gives equal bytes.
@@ -154,7 +162,7 @@ def is_usable(source: Place, wait: LockWait) -> bool:
     try:
         with translated_errors(source), _reader(source, wait) as (live, _):
             value(live, "PRAGMA schema_version")
-            _require_whole_pages(live, source)
+            require_sound_size(live, source)
             return True
     except DamagedDatabase:
         return False
@@ -199,7 +207,7 @@ def _back_up(live: apsw.Connection, source: Place, destination: Path, progress: 
     journal_mode = str(value(live, "PRAGMA journal_mode"))
     live.execute("BEGIN")
     value(live, "PRAGMA schema_version")  # starts the read transaction
-    _require_whole_pages(live, source)
+    require_sound_size(live, source)
     with connection(destination, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE) as copy:
         copy.execute("PRAGMA synchronous = OFF")
         value(copy, "PRAGMA journal_mode = OFF")
@@ -231,7 +239,7 @@ def _fold_journals(private: Path, source: Place) -> str:
     with translated_errors(source), connection(private, apsw.SQLITE_OPEN_READWRITE) as database:
         journal_mode = str(value(database, "PRAGMA journal_mode"))
         value(database, "PRAGMA schema_version")  # recovers the file
-        _require_whole_pages(database, trusted(private), reported_as=source)
+        require_sound_size(database, trusted(private), reported_as=source)
         if journal_mode == "wal":
             value(database, "PRAGMA journal_mode = DELETE")
     return journal_mode
@@ -280,12 +288,36 @@ def _reader(source: Place, wait: LockWait | None) -> Iterator[tuple[apsw.Connect
         yield live, info
 
 
-def _require_whole_pages(live: apsw.Connection, source: Place, reported_as: Place | None = None) -> None:
-    """Raise DamagedDatabase for a file that ends inside a page: SQLite reads zeros there and reports no error."""
-    page, size = int(value(live, "PRAGMA page_size")), source.info().st_size
+def require_sound_size(database: apsw.Connection, source: Place, reported_as: Place | None = None) -> None:
+    """Raise DamagedDatabase for a number of pages that the files of a database cannot have.
+
+    Call it in a transaction, before pages are copied: a few bytes of a WAL, of its index or of a journal can name any
+    number of pages, and SQLite reads zeros for those that do not exist. ``reported_as`` is the live database whose
+    private copy ``source`` is.
+    """
+    page, pages = int(value(database, "PRAGMA page_size")), int(value(database, "PRAGMA page_count"))
+    live, size = reported_as or source, source.info().st_size
     # With a WAL, a checkpoint may be writing the last page.
     if size % page and not has_content(source, "-wal"):
         raise DamagedDatabase(
-            f"{(reported_as or source).path} was truncated: its size of {size} bytes is not a multiple of the page "
-            f"size {page}."
+            f"{live.path} was truncated: its size of {size} bytes is not a multiple of the page size {page}."
         )
+    named = page * pages
+    if named > size + _SIZE_SLACK and named > sum(info.st_size for info in _infos(source)) + _SIZE_SLACK:
+        raise DamagedDatabase(
+            f"{live.path} cannot be read as a SQLite database: it should have {pages} pages, and its files have "
+            f"{show_size(size)}."
+        )
+    # Not the ranges of data: closing a descriptor of the file would release the locks of this process.
+    if named > _MOST_HOLES:
+        stored = sum(info.st_blocks for info in _infos(live)) * _STAT_BLOCK
+        if named > _MOST_HOLES + _MOST_COMPRESSION * stored:
+            raise DamagedDatabase(
+                f"{live.path} cannot be read as a SQLite database: it should have {pages} pages, "
+                f"{show_size(named)}, and has {show_size(stored)} on the disk. If it is sound, type `VACUUM` in it."
+            )
+
+
+def _infos(place: Place) -> list[os.stat_result]:
+    found = (place.sibling(place.name + suffix).look() for suffix in ("", "-wal", "-journal"))
+    return [info for info in found if info is not None]

@@ -16,6 +16,7 @@ from pathlib import Path
 from release_tasks.assets.sqlite.journal import settle_super_journal
 from release_tasks.core.durable import remove_tree
 from release_tasks.core.errors import with_path
+from release_tasks.core.holes import data_ranges
 from release_tasks.core.place import Place
 
 __all__ = ["private_copy"]
@@ -66,7 +67,7 @@ def _stamps(live: Place) -> list[Stamp | None]:
 
 
 def _copy_file(source: Place, target: Path, count: Count) -> None:
-    """Copy a regular file up to its present size: a file that grows has no end."""
+    """Copy a regular file up to its present size, without its holes: a file that grows has no end."""
     with contextlib.ExitStack() as files:
         reading = files.enter_context(source.opened())
         info = os.fstat(reading)
@@ -77,15 +78,19 @@ def _copy_file(source: Place, target: Path, count: Count) -> None:
             fcntl.ioctl(writing, _FICLONE, reading)
             count(info.st_size)
             return
-        left = info.st_size
-        while left > 0:
-            with with_path(source.path):
-                chunk = os.read(reading, min(left, _STEP_BYTES))
-            if not chunk:
-                return
-            left -= len(chunk)
-            count(len(chunk))
-            view = memoryview(chunk)
-            with with_path(target):
-                while view:
-                    view = view[os.write(writing, view) :]
+        for start, end in data_ranges(reading, info):
+            os.lseek(reading, start, os.SEEK_SET)
+            done = start
+            while done < end:
+                with with_path(source.path):
+                    chunk = os.read(reading, min(end - done, _STEP_BYTES))
+                if not chunk:
+                    return
+                count(len(chunk))
+                view = memoryview(chunk)
+                with with_path(target):
+                    while view:
+                        written = os.pwrite(writing, view, done)
+                        view, done = view[written:], done + written
+        with with_path(target):
+            os.ftruncate(writing, info.st_size)
