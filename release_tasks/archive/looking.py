@@ -9,6 +9,7 @@ from pathlib import Path
 from release_tasks.assets.base import AssetConfig
 from release_tasks.config.schema import Settings
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.holes import most_data
 from release_tasks.core.scratch import scratch_folder
 
 __all__ = ["look_folder"]
@@ -32,5 +33,5 @@ def _size(asset: AssetConfig) -> int:
     with contextlib.suppress(StageFailed, OSError):
         size = asset.kind.size(asset)
         with asset.found() as live:
-            size += sum(info.st_size for place in asset.kind.side_files(live) if (info := place.look()) is not None)
+            size += sum(most_data(info) for place in asset.kind.side_files(live) if (info := place.look()) is not None)
     return size

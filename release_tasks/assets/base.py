@@ -27,6 +27,7 @@ from release_tasks.core.durable import remove_tree
 from release_tasks.core.entries import entries_digest
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, ignore
+from release_tasks.core.holes import most_data
 from release_tasks.core.options import option
 from release_tasks.core.place import Place, find, found, trusted
 from release_tasks.core.records import AssetRecord, Inode, JournalStep, SnapshotMetadata
@@ -160,9 +161,9 @@ class AssetKind:
     # Capture
 
     def size(self, asset: AssetConfig) -> int:
-        """Return an estimate of the bytes that a capture will read. Raises OSError."""
+        """Return an estimate of the bytes that a capture will write. Raises OSError."""
         with asset.found() as live:
-            return live.info().st_size
+            return most_data(live.info())
 
     def capture_footprint(self, asset: AssetConfig) -> Footprint:
         """Return the space that a capture takes in the snapshot, at least; nothing for what cannot be reached."""

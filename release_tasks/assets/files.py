@@ -19,11 +19,13 @@ from attrs import define, evolve, field
 
 from release_tasks.core.clock import awake
 from release_tasks.core.errors import StageFailed, describe_error, with_path
-from release_tasks.core.holes import data_ranges
+from release_tasks.core.holes import data_ranges, most_data
 from release_tasks.core.place import Place, drop_list
 from release_tasks.core.records import AssetEntry, AssetRecord, Inode
+from release_tasks.core.units import show_size
 
 __all__ = [
+    "MOST_HOLES",
     "NO_RESOURCES",
     "PRIVATE_FOLDER",
     "Count",
@@ -34,6 +36,7 @@ __all__ = [
     "can_share_blocks",
     "capture_file",
     "copy_file",
+    "count_holes",
     "keep_attributes",
     "keep_link_attributes",
     "place_file",
@@ -52,6 +55,7 @@ _TOLERANT_ATTEMPTS = 2
 _CLOCK_TICK = 0.01  # seconds: kernels before 6.13 count file times in ticks, of 10 ms at most
 _LEASE_SECONDS = 2.0  # how long a file lease of another process is waited for (fcntl(2), F_SETLEASE)
 _MAX_NAMES = 50
+MOST_HOLES = 64 << 30  # bytes of holes in the files of one asset; the digest of so many zeros takes a minute
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the filesystem can
 _PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 # Errors of this process or this machine: they say nothing about the entry that was to be read.
@@ -63,13 +67,14 @@ class Gaps:
     """What a safety capture could not copy (``left_out``), and what it copied while it changed (``unstable``).
 
     At most 50 names of each are kept; ``left_out_count`` is the number of all that were left out. ``long_paths`` is the
-    memory that the captured paths beyond PATH_MAX take, in bytes.
+    memory that the captured paths beyond PATH_MAX take, ``holes`` the size of the holes, in bytes.
     """
 
     left_out: list[str] = field(factory=list)
     left_out_count: int = 0
     unstable: list[str] = field(factory=list)
     long_paths: int = 0
+    holes: int = 0
 
     def leave_out(self, path: str) -> None:
         """Record an entry that is not in the copy."""
@@ -286,6 +291,7 @@ def _copy_stable(
     seen, seen_at = source.info, source.seen
     for attempt in reversed(range(attempts)):
         before = os.fstat(fd)
+        count_holes(source.shown, before, Gaps())
         if seen is None or _stamps(seen) != _stamps(before):
             seen, seen_at = before, time.monotonic()
         is_old = time.time_ns() - before.st_ctime_ns >= _CLOCK_TICK * 1e9
@@ -306,6 +312,17 @@ def _copy_stable(
             count(-size)
     message = f"{source.shown} was not stable during any of {attempts} reads. "
     raise Unreadable(StageFailed(f"{message}Stop the program that writes it, and retry."))
+
+
+def count_holes(shown: str, info: os.stat_result, counted: Gaps, limit: int = MOST_HOLES) -> None:
+    """Add the holes of a file to those of ``counted``; raises Unreadable when they are more than ``limit`` bytes.
+
+    A digest covers the zeros of a hole, so a file of a few bytes could be read for years.
+    """
+    holes = info.st_size - most_data(info)
+    if counted.holes + holes > limit:
+        raise Unreadable(StageFailed(f"{shown} is not read: it has a hole of {show_size(holes)}. Make it smaller."))
+    counted.holes += holes
 
 
 def _stamps(info: os.stat_result) -> tuple[int, int, int]:

@@ -24,6 +24,7 @@ from release_tasks.assets.trees import capture_tree, scan_tree, tree_size
 from release_tasks.core.durable import remove_tree
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, Noted, ignore
+from release_tasks.core.holes import most_data
 from release_tasks.core.options import Duration, option, valid_options
 from release_tasks.core.place import Place, trusted
 from release_tasks.core.records import AssetRecord
@@ -76,7 +77,7 @@ class PluginKind(AssetKind):
     def size(self, asset: AssetConfig) -> int:
         """Return the size of the file, or of all files in the folder."""
         with asset.found() as live:
-            return tree_size(live) if live.is_folder() else live.info().st_size
+            return tree_size(live) if live.is_folder() else most_data(live.info())
 
     def capture(
         self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore, allow_damaged: bool = False

@@ -13,6 +13,7 @@ from pathlib import Path
 from attrs import frozen
 
 from release_tasks.assets.files import (
+    MOST_HOLES,
     NO_RESOURCES,
     PRIVATE_FOLDER,
     Count,
@@ -21,6 +22,7 @@ from release_tasks.assets.files import (
     Gaps,
     Unreadable,
     copy_file,
+    count_holes,
     keep_attributes,
     keep_link_attributes,
     place_link,
@@ -28,6 +30,7 @@ from release_tasks.assets.files import (
 )
 from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed, with_path
+from release_tasks.core.holes import most_data
 from release_tasks.core.place import Place
 from release_tasks.core.records import AssetEntry, Inode
 from release_tasks.core.tree import Entry, Tree
@@ -79,12 +82,12 @@ def scan_tree(root: Place, count: Count | None = None) -> TreeContent:
 
 
 def tree_size(root: Place) -> int:
-    """Return the size of the files below ``root``; files that cannot be read count as 0."""
+    """Return the size of the data below ``root``; files that cannot be read count as 0."""
     size = 0
     with contextlib.suppress(OSError):
         for entry in root.walk(lambda path, error: None):
             if stat.S_ISREG(entry.info.st_mode):
-                size += entry.info.st_size
+                size += most_data(entry.info)
     return size
 
 
@@ -159,7 +162,7 @@ def _read_tree(source: Place, copy: Tree | None, gaps: Gaps | None, count: Count
         gaps.leave_out(path)
 
     # A scan may have a folder more in each path than the capture that it is compared with.
-    counted, limit = gaps or Gaps(), _MAX_LONG_PATHS * (2 if copy is None else 1)
+    counted, scale = gaps or Gaps(), 2 if copy is None else 1
     around = set() if copy is None else _folders_around(copy.root)
     walked, shown = source.walk(missed), source.path
     try:
@@ -181,7 +184,9 @@ def _read_tree(source: Place, copy: Tree | None, gaps: Gaps | None, count: Count
             continue
         try:
             if len(entry.path) > _PATH_MAX:
-                _count_long_path(shown, entry, counted, limit)
+                _count_long_path(shown, entry, counted, _MAX_LONG_PATHS * scale)
+            if stat.S_ISREG(entry.info.st_mode):
+                count_holes(f"{shown}/{entry.path}", entry.info, counted, MOST_HOLES * scale)
             entries.append(_read_entry(shown, entry, copy, gaps, count))
         except Unreadable as unreadable:
             if isinstance(unreadable.error, FileNotFoundError) and copy is not None:

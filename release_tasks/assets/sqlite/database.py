@@ -29,6 +29,7 @@ from release_tasks.assets.waiting import LockWait
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.durable import fsync_file
 from release_tasks.core.errors import StageFailed, with_path
+from release_tasks.core.holes import most_data
 from release_tasks.core.place import Place, trusted
 from release_tasks.core.threads import pool as thread_pool
 from release_tasks.core.units import show_size
@@ -49,12 +50,10 @@ __all__ = [
 PAGES_A_STEP = 2048  # 8 MiB at the default page size: short enough to react to a signal
 _EXAMINATIONS = 3
 _HEADER_BYTES = 100
-_STAT_BLOCK = 512  # the unit of st_blocks, stat(2)
 # SQLite writes every page of a WAL database into the WAL. In rollback-journal mode it leaves holes for pages that one
-# transaction allocates and frees, at most as many as its cache has; a filesystem may compress pages too.
+# transaction allocates and frees, at most as many as its cache has.
 _SIZE_SLACK = 16 << 20
 _MOST_HOLES = 1 << 30
-_MOST_COMPRESSION = 64
 # Header fields that can change when the content does not (https://sqlite.org/fileformat.html#the_database_header):
 # read and write version (18-19), change counter (24-27), schema cookie (40-43), version-valid-for and the version
 # number of the library that wrote last (92-99). A copy has the values below, so that equal content gives equal bytes.
@@ -309,13 +308,11 @@ def require_sound_size(database: apsw.Connection, source: Place, reported_as: Pl
             f"{show_size(size)}."
         )
     # Not the ranges of data: closing a descriptor of the file would release the locks of this process.
-    if named > _MOST_HOLES:
-        stored = sum(info.st_blocks for info in _infos(live)) * _STAT_BLOCK
-        if named > _MOST_HOLES + _MOST_COMPRESSION * stored:
-            raise DamagedDatabase(
-                f"{live.path} cannot be read as a SQLite database: it should have {pages} pages, "
-                f"{show_size(named)}, and has {show_size(stored)} on the disk. If it is sound, type `VACUUM` in it."
-            )
+    if named > _MOST_HOLES and named > _MOST_HOLES + sum(map(most_data, _infos(live))):
+        raise DamagedDatabase(
+            f"{live.path} cannot be read as a SQLite database: it should have {pages} pages, and nearly all of "
+            f"its {show_size(named)} are a hole. If it is sound, let SQLite run `VACUUM` in it."
+        )
 
 
 def _infos(place: Place) -> list[os.stat_result]:

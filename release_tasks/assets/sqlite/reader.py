@@ -22,6 +22,7 @@ from release_tasks.assets.sqlite.connection import translated_errors
 from release_tasks.core.canonical import InvalidDocument, parse_object
 from release_tasks.core.clock import awake
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.holes import most_data
 from release_tasks.core.interrupt import LONGEST_WAIT
 from release_tasks.core.place import trusted
 from release_tasks.core.process.command import signal_name
@@ -36,9 +37,7 @@ _MEMORY = 1 << 30  # bytes that SQLite may use for one database
 _BASE_SECONDS = 10  # of CPU time, for a small database
 _BYTES_PER_SECOND = 4 << 20  # slower than any sound check that was measured
 _WALL_FACTOR = 3  # the disk may be slow, and other processes use the processor
-_STAT_BLOCK = 512  # the unit of st_blocks, stat(2)
-_MOST_HOLES = 256 << 20
-_MOST_COMPRESSION = 8  # of a filesystem that compresses
+_MOST_HOLES = 256 << 20  # bytes of holes that count
 _MAX_ANSWER = 16 << 20
 _READ_BYTES = 1 << 16
 
@@ -142,7 +141,7 @@ class ContentReader:
 def _size_to_read(path: Path) -> int:
     """Return the bytes of a database that a check has to read: it is quick with the pages of a hole."""
     info = os.stat(path)
-    return min(info.st_size, _MOST_HOLES + _MOST_COMPRESSION * info.st_blocks * _STAT_BLOCK)
+    return min(info.st_size, most_data(info) + _MOST_HOLES)
 
 
 def _take() -> subprocess.Popen[bytes] | None:
