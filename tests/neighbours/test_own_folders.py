@@ -714,6 +714,7 @@ NAMED: dict[str, tuple[Plant, dict[str, Any], str | None]] = {
     "compiled tasks": (compiled_tasks, {}, "tasks.py: root runs what is in it"),
     "a module": (lambda site: give(site.home / "secrets"), {}, "secrets: it hides the module secrets of Python"),
     "a module file": (lambda site: give_tool(site, "attr.py"), {}, "attr.py: it hides the module attr of Python"),
+    "the modules at home": (lambda site: give(site.home / "user"), {}, "HOME: root runs what is in it"),
     "the folder of a search path": (lambda site: give(site.home / "lib"), {}, "PYTHONPATH: root runs what is in it"),
     **{
         f"{key} {command}": (
@@ -772,6 +773,8 @@ def test_what_root_runs_of_a_neighbour_is_named(site: Site, monkeypatch: pytest.
     monkeypatch.setenv("PATH", f"{site.home / 'bin'}:/usr/bin:/bin" if "PATH" in name else "/usr/bin:/bin")
     monkeypatch.setenv("PYTHONPATH", str(site.home / "lib"))
     monkeypatch.setenv("SIGNING_KEY", "release.key")
+    monkeypatch.setattr("site.USER_SITE", str(site.home / "user"))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site.home / "user")])
     exposed = [str(each) for each in find_missing(load_project(site.home)) if each.is_exposed]
     if expected is None:
         assert exposed == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import site
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from importlib.machinery import PathFinder
@@ -95,12 +96,14 @@ def _exposed(settings: Settings, gates: Collection[str]) -> Iterator[Missing]:
 
 
 def _exposed_files(settings: Settings) -> Iterator[Missing]:
-    """Yield the files that Invoke loads, and the folders of PYTHONPATH."""
+    """Yield the files that Invoke loads, and the folders from which Python loads modules because of variables."""
     project = settings.project
     tasks = project / "tasks.py"
     paths = {project / name: name for name in _RUN_BY_INVOKE} | {path: str(path) for path in settings.sources}
     folders = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     paths |= {Path(folder).absolute(): "PYTHONPATH" for folder in folders}
+    # With HOME of another user, Python has run code in this folder at its start.
+    paths |= {Path(site.USER_SITE): "HOME"} if site.USER_SITE in sys.path and site.USER_SITE is not None else {}
     found = {path: key for path, key in paths.items() if os.path.lexists(path)}
     # Python loads the compiled file, which may be created at any moment.
     found |= {Path(importlib.util.cache_from_source(str(tasks))): "tasks.py"} if tasks in found else {}
