@@ -59,7 +59,8 @@ assets and gates, ids, digests, times and statuses. A secret variable with a wor
 gate, that looks like a secret is refused before a release, with exit code 2: every message would hide it.
 
 A password that stands alone, without a name and in no variable, is not found. A service that a restart command starts
-writes to `restart.log` itself: its output is masked while the rollback waits, and later output stays as it is.
+writes to `restart.log` itself: its output is masked while the rollback waits, for 3 s and a quarter of that wait at
+most, and later output stays as it is.
 
 The file must also contain these lines. Without them, flags such as `--health-url` do not reach the gates of a release:
 

@@ -7,13 +7,18 @@ the text, because an escape, an encoding or the end of a line may split it.
 
 from __future__ import annotations
 
+import errno
 import functools
+import math
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from release_tasks.core.clock import awake
+from release_tasks.core.holes import data_ranges
 from release_tasks.core.redaction.encoded import find_encoded
 from release_tasks.core.redaction.formats import find_tokens
 from release_tasks.core.redaction.keys import find_private_keys, unfinished_key
@@ -89,7 +94,7 @@ _TYPED_WORDS = frozenset({
 _REPLACED = re.compile(re.escape(_REPLACEMENT))
 # Several times: a log in JSON quotes an answer in JSON, and the escape of a terminal is written as ``\u001b`` in it.
 _READINGS = (without_controls, decoded) * 4
-_MASKED_PART = 1 << 20
+_MASKED_PART = 256 << 10  # takes about a second at most
 _MASKED_OVERLAP = 64 << 10
 _MOST_MASKED = 64 << 20
 LONGEST_SECRET = 16 << 10  # a secret in one line is shorter than this
@@ -193,18 +198,35 @@ def _of_environment(environment: frozenset[tuple[str, str]], named: frozenset[st
     return Redactor.from_environment(dict(environment), named)
 
 
-def mask_file(path: Path, redactor: Redactor) -> None:
-    """Replace the secrets in a file in place, by as many bytes; a process may be appending to it.
+def mask_file(path: Path, redactor: Redactor, start: int = 0, seconds: float = math.inf) -> int:
+    """Replace the secrets in a regular file in place, by as many bytes; a process may be appending to it.
 
-    The file keeps its inode and its length, so the process loses no output. Only the first 64 MiB are read.
+    The file keeps its inode and its length, so the process loses no output. Begins shortly before ``start``, and leaves
+    out holes. Ends at the present end of the file, after 64 MiB, or when about ``seconds`` are over, and returns where.
+    Raises OSError, also for another type.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    deadline = awake.now() + seconds
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        at = 0
-        while at < _MOST_MASKED and (data := os.pread(descriptor, _MASKED_PART + _MASKED_OVERLAP, at)):
-            for start, end in redactor.spans(data):
-                os.pwrite(descriptor, _REPLACEMENT.ljust(end - start, b"*")[: end - start], at + start)
-            at += _MASKED_PART
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(errno.EINVAL, "It is not a regular file")
+        read = 0
+        for first, end in data_ranges(descriptor, info):
+            at = max(first, start - LONGEST_SECRET)
+            while at < end:
+                if read >= _MOST_MASKED or awake.now() >= deadline:
+                    return at
+                data = os.pread(descriptor, min(_MASKED_PART + _MASKED_OVERLAP, end - at), at)
+                if not data:  # the process has cut it
+                    return at
+                for one, other in redactor.spans(data):
+                    os.pwrite(descriptor, _REPLACEMENT.ljust(other - one, b"*")[: other - one], at + one)
+                at += _MASKED_PART
+                read += len(data)
+            if awake.now() >= deadline:  # a file can have any number of holes
+                return end
+        return info.st_size
     finally:
         os.close(descriptor)
 

@@ -182,10 +182,11 @@ def _output_of(check: Check) -> list[str]:
     path = check.diagnostics.get("logPath")
     if isinstance(path, str):
         try:
-            with Path(path).open("rb") as file:
+            # A gate may have put a pipe in the place of its log.
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - _OUTPUT_BYTES))
-                lines = output_lines(file.read())
+                lines = output_lines(file.read(_OUTPUT_BYTES))
                 return lines if size <= _OUTPUT_BYTES else [f"[the end of {size} bytes]", *lines[1:]]
         except OSError:
             pass

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import json
+import os
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -238,3 +240,38 @@ def test_text_that_is_nearly_a_secret_takes_bounded_time(unit: bytes) -> None:
         return time.process_time() - started
 
     assert seconds(200_000) < max(3 * seconds(100_000), 0.2)
+
+
+def test_masked_file_may_be_larger_than_a_disk(tmp_path: Path) -> None:
+    """A program can make its own log as large as it likes; holes are left out."""
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        file.write(b"password=first-secret\n")
+        os.truncate(path, 1 << 42)
+        file.seek(1 << 41)
+        file.write(b"password=second-secret\n")
+    assert mask_file(path, Redactor()) == 1 << 42
+    with path.open("rb") as file:
+        assert b"first-secret" not in file.read(100)
+        file.seek(1 << 41)
+        assert b"second-secret" not in file.read(100)
+
+
+def test_masking_goes_on_where_it_ended(tmp_path: Path) -> None:
+    """A secret that the end of the file cut is masked as well; without time nothing is read."""
+    path = tmp_path / "log"
+    path.write_bytes(b"password=first-se")
+    assert mask_file(path, Redactor(), seconds=0) == 0
+    end = mask_file(path, Redactor())
+    with path.open("ab") as file:
+        file.write(b"cret\npassword=second-secret\n")
+    assert mask_file(path, Redactor(), start=end) == path.stat().st_size
+    assert b"se" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_other_types_than_files_are_not_masked(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """No process waits for the writer of a pipe."""
+    make(tmp_path / "log")
+    with pytest.raises(OSError):
+        mask_file(tmp_path / "log", Redactor())

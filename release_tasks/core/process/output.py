@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from release_tasks.core.durable import make_private_directory
@@ -148,15 +149,22 @@ def last_lines(data: bytes) -> list[str]:
 
 
 def read_log_tail(path: Path, start: int = 0) -> list[str]:
-    """Return the printable lines in the last 8 KiB of a log, from byte ``start`` on; none if it cannot be read."""
+    """Return the printable lines in the last 8 KiB of a log, from byte ``start`` on; none if it cannot be read.
+
+    The program that writes the log may have made it larger than its output, or put a pipe in its place.
+    """
     try:
-        with path.open("rb") as file:
-            begin = max(start, os.fstat(file.fileno()).st_size - _FILE_TAIL_BYTES - LONGEST_SECRET)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            info = os.fstat(descriptor)
+            if not stat.S_ISREG(info.st_mode):
+                return []
+            begin = max(start, info.st_size - _FILE_TAIL_BYTES - LONGEST_SECRET)
             file.seek(begin)
             data = file.read(_FILE_TAIL_BYTES + LONGEST_SECRET)
     except OSError:
         return []
-    data = Redactor.of_process().redact(data)
+    data = Redactor.of_process().redact(data.replace(b"\0", b""))  # a hole
     if begin > start or len(data) > _FILE_TAIL_BYTES:  # the first line may begin inside a secret
         data = data[-_FILE_TAIL_BYTES:].partition(b"\n")[2]
     return output_lines(data)

@@ -40,6 +40,7 @@ _INTERRUPTED_GRACE_SECONDS = 1.0  # when a signal ends the drill
 MAX_OUTPUT_BYTES = 64 << 20
 _PORTS = range(20_000, 32_000)
 _TAIL_LINES = 20
+_MASK_SECONDS = 5.0
 
 
 @frozen(kw_only=True)
@@ -165,7 +166,7 @@ class _Attempt:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE_SECONDS)
         with contextlib.suppress(OSError):
-            mask_file(self.scratch.boot_log, Redactor.of_process())
+            mask_file(self.scratch.boot_log, Redactor.of_process(), seconds=_MASK_SECONDS)
 
     def _find_problem(self) -> str:
         opened = find_open_path(self._processes.search(), self.live)

@@ -11,15 +11,19 @@ from pathlib import Path
 
 from release_tasks.core.clock import awake
 from release_tasks.core.durable import make_private_directory
-from release_tasks.core.printable import output_lines
 from release_tasks.core.process.command import signal_name, tool_environment
 from release_tasks.core.process.find import start_ticks
+from release_tasks.core.process.output import read_log_tail
 from release_tasks.core.redact import Redactor, mask_file
 from release_tasks.service.listeners import local_listeners
 
 __all__ = ["Restart", "start_detached"]
 
-_TAIL_BYTES = 2048
+_TAIL_LINES = 5
+_TAIL_TEXT = 2048  # characters
+# The masking of the log may take this many seconds, and this share of the time in which the command is observed.
+_MASK_SECONDS = 3.0
+_MASK_SHARE = 0.25
 
 
 class _Detached(subprocess.Popen[bytes]):
@@ -46,7 +50,9 @@ class Restart:
         self._settle = settle
         self._url = url
         self._counts_from = math.inf
-        self._masked = 0
+        self._masked = 0  # bytes
+        self._began = awake.now()
+        self._masking = 0.0  # seconds
 
     @property
     def failed(self) -> bool:
@@ -120,20 +126,25 @@ class Restart:
         return [pid for pid, start in starts.items() if start is None or start < self._started]
 
     def _mask(self) -> None:
-        """Mask the secrets in the log. The service writes to it directly, so that it can outlive this process."""
+        """Mask the secrets in the log. The service writes to it directly, so that it can outlive this process.
+
+        It can write faster than this masks, cut the file, or make it larger than a disk: no result waits for that.
+        """
         with contextlib.suppress(OSError):
-            size = self.log.stat().st_size
-            if size != self._masked:
-                mask_file(self.log, Redactor.of_process())
-                self._masked = size
+            size, now = self.log.stat().st_size, awake.now()
+            seconds = _MASK_SECONDS + _MASK_SHARE * (now - self._began) - self._masking
+            if size == self._masked or seconds <= 0:
+                return
+            try:
+                start = self._masked if self._masked < size else 0
+                self._masked = mask_file(self.log, Redactor.of_process(), start, seconds)
+            finally:
+                self._masking += awake.now() - now
 
     def _tail(self) -> str:
         self._mask()
-        try:
-            lines = output_lines(self.log.read_bytes()[-_TAIL_BYTES:])
-        except OSError:
-            return ""
-        return " | ".join(line.strip() for line in lines[-5:] if line.strip())
+        lines = [line.strip() for line in read_log_tail(self.log)[-_TAIL_LINES:]]
+        return " | ".join(filter(None, lines))[-_TAIL_TEXT:]
 
 
 def start_detached(command: str, *, project: Path, log: Path, settle: float, url: str | None = None) -> Restart:

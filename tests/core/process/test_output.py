@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -106,3 +107,16 @@ def test_the_end_of_a_log_does_not_begin_inside_a_secret(tmp_path: Path, monkeyp
     assert SECRET[4:].decode() not in "".join(read_log_tail(path))
     path.write_bytes(b"first\nlast\n")
     assert (read_log_tail(path), read_log_tail(path, 6)) == (["first", "last"], ["last"])
+
+
+def test_tail_of_a_log_that_its_program_has_changed(tmp_path: Path) -> None:
+    """A hole is no output, and no process waits for the writer of a pipe."""
+    log = tmp_path / "log"
+    log.write_text("first\nlast\n")
+    os.truncate(log, 5000)
+    assert read_log_tail(log) == ["first", "last"]
+    os.truncate(log, 1 << 42)
+    assert read_log_tail(log) == []
+    log.unlink()
+    os.mkfifo(log)
+    assert read_log_tail(log) == []

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from release_tasks.stages.rollback import restart
 from release_tasks.stages.rollback.plan import plan_rollback
 from tests.support.health import Health
 from tests.support.project import Project
@@ -103,6 +104,41 @@ def test_failed_command_fails_the_rollback_and_names_the_safety_snapshot(project
     back = roll_back(project, shlex.split(command)[1])
     assert back.status == "restored"
     assert project.content() == damaged
+
+
+@pytest.mark.parametrize(
+    "act",
+    ["os.ftruncate(1, 1 << 43)", "os.write(1, b'x' * 4096); os.ftruncate(1, 0)", "os.unlink(log); os.mkfifo(log)"],
+    ids=["larger than a disk", "cut", "a pipe"],
+)
+def test_log_that_the_command_changes_delays_no_result(project: Project, act: str) -> None:
+    """The command has the log as its standard output, and the service that it starts is another user."""
+    captured_and_damaged(project)
+    command = shlex.join(
+        [sys.executable, "-I", "-S", "-c", f"import os; log = os.readlink('/proc/self/fd/1'); {act}; os._exit(3)"]
+    )
+    start = time.monotonic()
+    outcome = roll_back(project, restart_command=command)
+    assert time.monotonic() - start < 10
+    assert outcome.status == "failed"
+    assert "ended with exit code 3. Its output is in" in outcome.diagnostics[0]
+
+
+@pytest.mark.slow
+def test_secrets_of_a_flood_are_masked_for_a_limited_time(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is masked once is not read again, and the rest stays; the end of the output is shown without secrets."""
+    monkeypatch.setattr(restart, "_MASK_SECONDS", 0.1)  # instead of 3 s
+    captured_and_damaged(project)
+    line = "password=hunter2-hunter2 " + "\\" * 1000
+    script = f"import sys; sys.stdout.write({line!r} + chr(10)); sys.stdout.flush()"
+    script = f"{script}; [sys.stdout.write({line!r} + chr(10)) for _ in range(10_000)]; sys.exit(3)"
+    start = time.monotonic()
+    outcome = roll_back(project, restart_command=shlex.join([sys.executable, "-I", "-S", "-c", script]))
+    assert time.monotonic() - start < 10
+    assert outcome.status == "failed" and "hunter2" not in " ".join(outcome.diagnostics)
+    (log,) = (project.folder).rglob("restart.log")
+    with log.open("rb") as file:
+        assert b"hunter2" not in file.read(64 << 10)
 
 
 def test_command_that_is_not_found_fails_with_a_message(project: Project) -> None:
