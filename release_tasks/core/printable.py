@@ -6,12 +6,14 @@ import functools
 import re
 import unicodedata
 
-__all__ = ["json_escaped", "one_line", "output_lines", "printable", "visible_line", "without_secrets"]
+__all__ = ["json_escaped", "log_text", "one_line", "output_lines", "printable", "visible_line", "without_secrets"]
 
 # A title or a link (OSC) ends at its line: without an end it would hide all lines that follow.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[@-_])")
 # Controls; formats, such as marks of the writing direction; surrogates; code points without a character; separators of
 # lines and paragraphs.
+_COLOURS = re.compile(r"\x1b\[[0-9;:]*m")
+_UNUSUAL = re.compile(r"[^\n\t\x20-\x7e]")
 _UNPRINTABLE = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
 # Letters, marks and signs that have no shape, although they are no formats: Default_Ignorable_Code_Point
 # of DerivedCoreProperties.txt (fillers of Hangul, the grapheme joiner, the selectors of a variant), and blanks, fillers
@@ -83,6 +85,23 @@ def output_lines(data: bytes) -> list[str]:
     while lines and not lines[-1]:
         lines.pop()
     return lines
+
+
+def log_text(text: str) -> str:
+    """Return the output of a command with its lines, for a file that ``cat`` may show.
+
+    Colours are left out, and every other character that controls a terminal is a visible escape.
+    """
+    if not _UNUSUAL.search(text):
+        return text
+    return "\n".join(_log_line(line) for line in text.split("\n"))
+
+
+def _log_line(line: str) -> str:
+    line = _COLOURS.sub("", line.removesuffix("\r"))
+    # Most lines have nothing to escape, and a log may have a million of them.
+    is_plain = line.replace("\t", "").isprintable() and _INVISIBLE.isdisjoint(line)
+    return line if is_plain else _visible(line)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 import stat
 from pathlib import Path
 
 from release_tasks.core.durable import make_private_directory
-from release_tasks.core.printable import output_lines
+from release_tasks.core.printable import log_text, output_lines
 from release_tasks.core.redact import LONGEST_SECRET, WRAPPED_LINES, Redactor, replaced
 from release_tasks.core.redaction.keys import unfinished_key
 from release_tasks.core.redaction.views import Span
+from release_tasks.core.runner import escape_commands
 
 __all__ = ["OutputLog", "last_lines", "read_log_tail"]
 
 _LOG_BYTES = 16 << 20
 _LONG_LINE = 64 << 10
 _END_BYTES = 128 << 10  # when the output is larger than the log, the log also has this much of its end
+# The beginning of a line end, of a colour, or of a command to the runner of a CI system.
+_BEGUN = re.compile(r"(?m)(?:\r|\x1b(?:\[[0-9;:]*)?|^[^\S\n]*:|##?\w{0,9})\Z")
 _TAIL_BYTES = 16 << 10
 _TAIL_LINES = 20
 _TAIL_TEXT = 4 << 10
@@ -26,7 +31,8 @@ _FILE_TAIL_BYTES = 8192
 class OutputLog:
     """A log file at ``path`` (0600) that gets the first 16 MiB of the output and the last lines.
 
-    A log that cannot be written does not stop the gate: ``problem`` is the reason. Memory use does not grow with the
+    The file is safe to show: escapes are visible, and no line of it is a command to the runner of a CI system. A log
+    that cannot be written does not stop the gate: ``problem`` is the reason. Memory use does not grow with the
     output.
     """
 
@@ -39,6 +45,8 @@ class OutputLog:
         self._pending = bytearray()
         self._end = bytearray()
         self._tail = b""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._unfinished = ""  # the end of the last part, which the next part may go on with
         self._fd: int | None = None
         try:
             make_private_directory(path.parent)
@@ -78,7 +86,7 @@ class OutputLog:
             note = f"[{self.left_out} bytes were left out here]\n"
             self._store((b"" if self._tail.endswith(b"\n") else b"\n") + note.encode())
             rest = rest[start:]
-        self._store(self._redactor.redact(bytes(rest)))
+        self._store(self._redactor.redact(bytes(rest)), is_last=True)
         self._pending, self._end = bytearray(), bytearray()
         if self._fd is not None:
             os.close(self._fd)
@@ -114,10 +122,15 @@ class OutputLog:
             self.left_out += surplus
             del self._end[:surplus]
 
-    def _store(self, data: bytes) -> None:
-        self._free_bytes -= len(data)
+    def _store(self, data: bytes, *, is_last: bool = False) -> None:
         self._tail = (self._tail + data)[-_TAIL_BYTES:]
-        view = memoryview(data)
+        text = self._unfinished + self._decoder.decode(data, is_last)
+        begun = None if is_last else _BEGUN.search(text, text.rfind("\n") + 1)
+        end = len(text) if begun is None else begun.start()
+        self._unfinished = text[end:]
+        shown = escape_commands(log_text(text[:end])).encode()
+        self._free_bytes -= len(shown)
+        view = memoryview(shown)
         try:
             while view and self._fd is not None:
                 view = view[os.write(self._fd, view) :]

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from release_tasks.core.printable import log_text
 from release_tasks.core.process.output import OutputLog, last_lines, read_log_tail
 from release_tasks.core.redact import Redactor
+from release_tasks.core.runner import escape_commands
 
 SECRET = b"zebra-crossing-0123456789"
 LIMIT = 100 << 10
@@ -52,14 +54,39 @@ def test_secret_is_redacted_wherever_the_output_is_split(gaps: list[int], sizes:
 
 @given(st.lists(st.binary(max_size=50), max_size=20))
 def test_output_below_the_limit_is_kept(pieces: list[bytes]) -> None:
-    """The log contains exactly the output."""
+    """The log contains the output, with escapes that can be seen."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.log")
         log = OutputLog(path, Redactor())
         for piece in pieces:
             log.write(piece)
         log.close()
-        assert path.read_bytes() == Redactor().redact(b"".join(pieces))
+        content = path.read_bytes()
+    text = Redactor().redact(b"".join(pieces)).decode("utf-8", "surrogateescape")
+    assert content.decode() == escape_commands(log_text(text))
+    assert content.count(b"\n") == text.count("\n")
+
+
+def test_a_log_has_no_effect_on_a_terminal_or_a_runner(tmp_path: Path) -> None:
+    """Colours are left out; titles, bytes and characters that cannot be seen are escapes, and no line is a command."""
+    output = (
+        b"\x1b[1;31mred\x1b[0m\r\n\x1b]0;title\x07\x1b[2J 1%\r2%\n::set-output name=a::b\n  ::error::x\n"
+        b"##[error]x ##vso[task.complete]\n\xff \xe2\x9c\x93 \xe2\x80\xae\xef\xb8\x8f\n\n\ta: b::c\nend"
+    )
+    assert write_log(tmp_path / "x.log", [output[at : at + 3] for at in range(0, len(output), 3)])[1].decode() == (
+        "red\n\\x1b]0;title\\x07\\x1b[2J 1%\\r2%\n: :set-output name=a::b\n  : :error::x\n"
+        "## [error]x ## vso[task.complete]\n\\xff \u2713 \\u202e\\ufe0f\n\n\ta: b::c\nend"
+    )
+
+
+@pytest.mark.parametrize("command", [b"::error::x", b"##vso[a]", b"\x1b[1;31mx", b"\r\nx", "\u2713\u202e".encode()])
+def test_a_long_line_is_harmless_wherever_it_is_split(tmp_path: Path, command: bytes) -> None:
+    """The parts of a line without an end are written one after the other."""
+    for place in range(len(command) + 1):
+        line = (b" " * (48 * 1024 - place) + command).ljust(64 * 1024, b".")
+        shown = write_log(tmp_path / "x.log", [line, b"\n"])[1].decode()
+        assert escape_commands(shown) == shown
+        assert shown.replace(" ", "") == log_text(line.decode() + "\n").replace(" ", "")
 
 
 def test_output_above_the_limit_keeps_start_and_end_and_counts_the_rest(tmp_path: Path) -> None:
