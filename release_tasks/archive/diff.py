@@ -27,7 +27,10 @@ __all__ = ["Comparison", "Difference", "compare", "compare_releases"]
 How = Literal["added", "removed", "changed"]
 _MAX_CONFIG_BYTES = 1 << 20
 _PRIVATE_SECTIONS = ("env", "headers", "args")  # of a server: values below these keys may be secret
-_PRIVATE_NAMES = ("auth", "authorization", "key", "pat", "dsn")  # the whole name of a key
+_PRIVATE_NAMES = frozenset({  # the whole name of a key
+    "auth", "authorization", "connection", "csrf", "dsn", "hmac", "jwt", "key", "pat", "pin", "psk", "pw", "pwd",
+    "salt", "seed", "signature", "webhook",
+})  # fmt: skip
 _Stored = tuple[AssetRecord, Path]  # the path of its copy
 _QUERY = re.compile(r"(https?://[^\s\"?#]*)[?#][^\s\"]*")
 
@@ -200,7 +203,7 @@ def _shown(path: tuple[str, ...], value: str | None) -> str | None:
     if value is None:
         return None
     names = [name.lower() for name in path]
-    is_private = any(section in names for section in _PRIVATE_SECTIONS) or any(name in names for name in _PRIVATE_NAMES)
+    is_private = any(section in names for section in _PRIVATE_SECTIONS) or not _PRIVATE_NAMES.isdisjoint(names)
     if is_private or any(is_secret_name(name) for name in path):
         return REDACTED
     shown = Redactor.of_process().redact_text(value)

@@ -40,7 +40,13 @@ def test_every_difference_is_listed(project: Project) -> None:
                 "limits": {"queued": 5, "failed": 1},
                 "providers": [{"password": secret}, {"args": ["--api-key", secret]}, {"url": f"https://x/?k={secret}"}],
                 "auth": secret,
-                "gate": {"jwtKey": secret, "appkey": secret, "tokens": [secret], "basicAuth": f"u:{secret}"},
+                "gate": {
+                    "jwtKey": secret,
+                    "appkey": secret,
+                    "psk": secret,
+                    "tokens": [secret],
+                    "basicAuth": f"u:{secret}",
+                },
             }
         )
     )
@@ -55,7 +61,13 @@ def test_every_difference_is_listed(project: Project) -> None:
                 "since": "now",
                 "providers": [{"password": "x"}, {"args": ["--api-key", "x"]}, {"url": f"https://x/?k={secret}x"}],
                 "auth": "x" + secret,
-                "gate": {"jwtKey": "x2" * 9, "appkey": "x2" * 9, "tokens": ["x2" * 9], "basicAuth": "x2" * 9},
+                "gate": {
+                    "jwtKey": "x2" * 9,
+                    "appkey": "x2" * 9,
+                    "psk": "x2" * 9,
+                    "tokens": ["x2" * 9],
+                    "basicAuth": "x2" * 9,
+                },
             }
         )
     )
@@ -80,7 +92,7 @@ def test_every_difference_is_listed(project: Project) -> None:
         ("mcp", "mcpServers.old.command"): ("removed", '"b"', None),
         ("mcp", "botToken"): hidden,
         ("mcp", "auth"): hidden,
-        **{("mcp", f"gate.{name}"): hidden for name in ("jwtKey", "appkey", "tokens.0", "basicAuth")},
+        **{("mcp", f"gate.{name}"): hidden for name in ("jwtKey", "appkey", "psk", "tokens.0", "basicAuth")},
         ("mcp", "providers.0.password"): hidden,
         ("mcp", "providers.1.args.1"): hidden,
         ("mcp", "providers.2.url"): ("changed", '"https://x/?[REDACTED]"', '"https://x/?[REDACTED]"'),
