@@ -54,9 +54,9 @@ or shown. These are removed:
   option such as `--password`
 
 Exact in every record, in `--json` and in the outputs of a CI step, whatever words the variables have: names of fields,
-assets and gates, ids, digests, times and statuses. A secret variable with a word of the commands as its value, such as
-`snapshot`, is searched only behind the name of a secret. A release id, or a name of the application, an asset or a
-gate, that looks like a secret is refused before a release, with exit code 2: every message would hide it.
+assets and gates, ids, digests, times and statuses. A secret variable whose value is a word of at most 10 small letters,
+such as `snapshot`, is searched only behind the name of a secret. A release id, or a name of the application, an asset
+or a gate, that looks like a secret is refused before a release, with exit code 2: every message would hide it.
 
 A password that stands alone, without a name and in no variable, is not found. A service that a restart command starts
 writes to `restart.log` itself: its output is masked while the rollback waits, for 3 s and a quarter of that wait at

@@ -19,7 +19,7 @@ _UNPRINTABLE = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
 # of DerivedCoreProperties.txt (fillers of Hangul, the grapheme joiner, the selectors of a variant), and blanks, fillers
 # and joiners of single scripts.
 _INVISIBLE = frozenset(
-    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u2d7f\u3164\uffa0"
     "\U0001107f\U00013441\U00013442\U00016fe4\U0001d159"
 ).union(map(chr, range(0xFE00, 0xFE10)), map(chr, range(0xE0100, 0xE01F0)))
 _AS_EMOJI = "\ufe0f"  # after a symbol it asks for the picture in colour

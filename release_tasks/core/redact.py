@@ -85,12 +85,6 @@ _SUSPICIOUS = (
     b"code=",
     b'"kty"',
 )
-# Words of the ids, paths and commands that an operator types: no command could be typed from a message without them. A
-# password of one such word is found only after the name of a secret.
-_TYPED_WORDS = frozenset({
-    "adopted", "amended", "invoke", "latest", "manifest", "manifests", "pipeline", "preflight", "prepare", "recover",
-    "release", "release-tasks", "rollback", "safety", "snapshot", "snapshots", "verify",
-})  # fmt: skip
 _REPLACED = re.compile(re.escape(_REPLACEMENT))
 # Several times: a log in JSON quotes an answer in JSON, and the escape of a terminal is written as ``\u001b`` in it.
 _READINGS = (without_controls, decoded) * 4
@@ -119,8 +113,7 @@ class Redactor:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], named: Iterable[str] = ()) -> Redactor:
         """Return a redactor for the values of the variables in ``named`` and of those with the name of a secret."""
-        values = values_in_environment(environment, named)
-        return cls(value for value in values if value.lower().strip("_.-") not in _TYPED_WORDS)
+        return cls(values_in_environment(environment, named))
 
     @classmethod
     def of_process(cls) -> Redactor:

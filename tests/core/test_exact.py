@@ -28,7 +28,9 @@ _EXACT = {
 }
 
 
-@pytest.mark.parametrize("password", ["database", "checksum", "restored", "20261130", "removedRows", "snapshot"])
+@pytest.mark.parametrize(
+    "password", ["database", "data_base", "checksum", "restored", "20261130", "removedRows", "snapshot"]
+)
 def test_what_is_typed_is_exact(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
     """Whatever word a secret variable has, and although an id has the form of a token."""
     monkeypatch.setenv("DB_PASSWORD", password)
@@ -37,28 +39,38 @@ def test_what_is_typed_is_exact(monkeypatch: pytest.MonkeyPatch, password: str) 
 
 def test_texts_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sentences, lists of them, texts below other names, and names and values from a gate."""
-    monkeypatch.setenv("DB_PASSWORD", "database")
+    monkeypatch.setenv("DB_PASSWORD", "data_base")
     token = "ghp_" + "a1B2" * 9
     document = {
-        "detail": f"database, {token}",
-        "diagnostics": ["the database"],
+        "detail": f"data_base, {token}",
+        "diagnostics": ["the data_base"],
         "status": f"down: {token}",
-        "removedRows": {"database": {token: 3}},
-        "checks": [{"id": "database", "diagnostics": {"database": "database", "status": "database"}}],
+        "removedRows": {"data_base": {token: 3}},
+        "checks": [{"id": "data_base", "diagnostics": {"data_base": "data_base", "status": "data_base"}}],
     }
     assert document_without_secrets(document) == {
         "detail": f"{REDACTED}, {REDACTED}",
         "diagnostics": [f"the {REDACTED}"],
         "status": f"down: {REDACTED}",
-        "removedRows": {"database": {REDACTED: 3}},
-        "checks": [{"id": "database", "diagnostics": {REDACTED: REDACTED, "status": REDACTED}}],
+        "removedRows": {"data_base": {REDACTED: 3}},
+        "checks": [{"id": "data_base", "diagnostics": {REDACTED: REDACTED, "status": REDACTED}}],
     }
 
 
 def test_an_audit_event_has_all_its_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rollback compares the digest and the checksum of its snapshot with those of the event."""
-    monkeypatch.setenv("DB_PASSWORD", "checksum")
+    monkeypatch.setenv("DB_PASSWORD", "contentDigest")
     log = AuditLog(tmp_path / "log")
-    log.append("rollback.finished", status="restored", detail="the checksum", checksum="a" * 64, restoredAssets=["db"])
+    log.append(
+        "rollback.finished",
+        status="restored",
+        detail="the contentDigest",
+        contentDigest="a" * 64,
+        restoredAssets=["db"],
+    )
     event = json.loads(log.path.read_bytes())
-    assert event["checksum"] == "a" * 64 and event["restoredAssets"] == ["db"] and event["detail"] == f"the {REDACTED}"
+    assert (
+        event["contentDigest"] == "a" * 64
+        and event["restoredAssets"] == ["db"]
+        and event["detail"] == f"the {REDACTED}"
+    )

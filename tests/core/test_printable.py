@@ -33,7 +33,16 @@ def test_characters_without_a_shape_are_escaped() -> None:
     ignorable = [*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0), 0xAD, 0x34F, 0x61C, 0x115F]
     ignorable += [0x1160, 0x17B4, 0x17B5, 0x3164, 0xFEFF, 0xFFA0, *range(0x200B, 0x2010), *range(0x202A, 0x202F)]
     ignorable += [*range(0x2060, 0x2070), *range(0xFFF0, 0xFFF9), *range(0x1BCA0, 0x1BCA4), *range(0x1D173, 0x1D17B)]
-    ignorable += [*range(0xE0000, 0xE0100), *range(0xE01F0, 0xE1000), 0x1107F, 0x13441, 0x13442, 0x16FE4, 0x1D159]
+    ignorable += [
+        *range(0xE0000, 0xE0100),
+        *range(0xE01F0, 0xE1000),
+        0x1107F,
+        0x13441,
+        0x13442,
+        0x2D7F,
+        0x16FE4,
+        0x1D159,
+    ]
     assert [f"{code:x}" for code in ignorable if chr(code) in printable("a" + chr(code))] == []
     assert one_line("\u26a0\ufe0f degraded \u2764\ufe0f") == "\u26a0\ufe0f degraded \u2764\ufe0f"
     assert one_line("\ufe0fa \u2800\ufe0f \u26a0\ufe0f\ufe0f") == "\\ufe0fa \\u2800\\ufe0f \u26a0\ufe0f\\ufe0f"

@@ -173,10 +173,10 @@ def test_unknown_keys_are_configuration_errors(tmp_path: Path, gate: dict[str, A
 
 def test_the_verdict_of_a_plugin_is_redacted(install: Install, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any returned value can be written as JSON, without secrets."""
-    monkeypatch.setenv("THE_SECRET", "tortoise")
+    monkeypatch.setenv("THE_SECRET", "tortoise-7")
     install(
-        "return Verdict(passed=True, detail='x tortoise', command='run tortoise', diagnostics="
-        "{'a': ['tortoise', 1.5, None], (2, 3): {'when': os}, 'n': float('nan')})"
+        "return Verdict(passed=True, detail='x tortoise-7', command='run tortoise-7', diagnostics="
+        "{'a': ['tortoise-7', 1.5, None], (2, 3): {'when': os}, 'n': float('nan')})"
     )
     check = gate()
     assert check.detail == "x [REDACTED]"
