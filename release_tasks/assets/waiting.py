@@ -24,6 +24,7 @@ _FIRST_REPORT = 1.0  # seconds
 _NEXT_REPORT = 10.0
 _MOST_NAMED = 3
 _MOST_WORDS = 100  # characters of a command line
+_MOST_READ = 4 << 10  # bytes of it
 
 
 @frozen
@@ -117,7 +118,9 @@ def _has_open(pid: int, info: os.stat_result) -> bool:
 def _command(pid: int) -> str:
     """Return the command line of a process in parentheses, without secrets."""
     with contextlib.suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            command = file.read(_MOST_READ)  # of megabytes that a process may have
+        words = command.decode(errors="replace").rstrip("\0").split("\0")
         if text := shown_arguments(words):
             return f" ({excerpt_line(text, _MOST_WORDS)})"
     return ""

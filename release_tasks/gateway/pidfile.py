@@ -14,10 +14,12 @@ from release_tasks.core.clock import boot_id, timestamp
 from release_tasks.core.codec import decode, encode
 from release_tasks.core.durable import write_atomic
 from release_tasks.core.process.find import is_running, start_ticks
+from release_tasks.core.regular import read_regular
 
 __all__ = ["PidFile"]
 
 _MODULE = "release_tasks.gateway"
+_MOST_BYTES = 64 << 10
 
 
 @frozen(kw_only=True)
@@ -44,7 +46,7 @@ class PidFile:
     def read(cls, path: Path) -> PidFile | None:
         """Return the record in the file, or None if the file is missing or invalid."""
         try:
-            record = decode(cls, json.loads(path.read_bytes()), path.name)
+            record = decode(cls, json.loads(read_regular(path, _MOST_BYTES)), path.name)
         except (OSError, ValueError, RecursionError, InvalidDocument):
             return None
         # For kill(2), 0 and negative numbers are process groups; 1 is init.

@@ -52,6 +52,19 @@ def test_the_holder_is_named_without_secrets(locked: tuple[Path, int]) -> None:
     assert "hunter22222" not in found[0] and "\n" not in found[0]
 
 
+def test_a_long_command_line_delays_no_message(tmp_path: Path) -> None:
+    """The holder chooses its arguments, and their secrets are searched."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    command = [sys.executable, "-I", "-S", "-c", _HOLDER, str(path), "LOCK_EX", *["a"] * 100_000]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        start = time.monotonic()
+        assert len(holders_of(trusted(path), lambda lock: lock.pid == process.pid)) == 1
+        assert time.monotonic() - start < 3
+        process.communicate(timeout=30)
+
+
 def test_other_locks_are_not_named(locked: tuple[Path, int], tmp_path: Path) -> None:
     """Locks of this process, locks that do not block, a file without locks, and no file."""
     path, pid = locked
