@@ -18,7 +18,7 @@ from attrs import frozen
 from release_tasks.assets.base import AssetConfig
 from release_tasks.assets.files import set_rights
 from release_tasks.core.errors import StageFailed, describe_error
-from release_tasks.core.place import Place, Rights, find, found
+from release_tasks.core.place import HALF_MADE, Place, Rights, find, found
 from release_tasks.core.records import ParentFolder, SnapshotMetadata
 from release_tasks.core.users import user_name
 
@@ -194,7 +194,7 @@ def remove_empty(folders: Iterable[Path]) -> None:
 def _create(folder: Path, record: ParentFolder | None) -> None:
     """Create a folder durably; it is never open to more users than recorded, whatever the umask is."""
     with found(folder) as place:
-        with place.new_tree() as created:
+        with place.new_tree(HALF_MADE) as created:
             if record is not None:
                 # The new state is written into the folder first; ``restore`` takes away what its owner had not.
                 mode = record.mode | (stat.S_IRWXU if os.geteuid() else 0)

@@ -19,7 +19,7 @@ from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.durable import fsync_file, remove_tree
 from release_tasks.core.errors import StageFailed, with_path
 from release_tasks.core.holes import data_ranges, punch
-from release_tasks.core.place import Place, Rights, drop_list, may_give, may_remove, trusted
+from release_tasks.core.place import HALF_MADE, Place, Rights, drop_list, may_give, may_remove, trusted
 from release_tasks.core.records import AssetEntry, AssetRecord
 from release_tasks.core.tree import Tree
 
@@ -113,18 +113,17 @@ def overwrite_tree(record: AssetRecord, stored: Path, live: Place) -> None:
     assert record.mode is not None
     if not live.is_folder():
         live.remove()
-        live.make_folder()
+        live.new_tree(HALF_MADE).close()
     entries = sorted(record.entries or [], key=dfs_order)
     _remove_others(live, {entry.path for entry in entries})
     folders = [("", record.mode)]
-    made: set[tuple[int, int]] = set()  # device and inode of new folders
     with Tree(stored) as source, live.tree(force=True) as target:
         for entry in entries:
             folder, _, name = entry.path.rpartition("/")
             source.go(folder)
             target.go(folder, force=True)
             if entry.kind == "directory":
-                made |= _make_folder(entry, source, target, live)
+                _make_folder(entry, source, target, live)
                 folders.append((entry.path, entry.mode))
             else:
                 _replace_entry(entry, name, source, target, live)
@@ -132,10 +131,7 @@ def overwrite_tree(record: AssetRecord, stored: Path, live: Place) -> None:
             source.go(path)
             target.go(path, force=True)
             own, info = os.fstat(target.fd), os.fstat(source.fd)
-            is_ours = (own.st_dev, own.st_ino) in made or _may_give(
-                own, info, mode, target.fd, live if not path else None
-            )
-            if not is_ours:
+            if not _may_give(own, info, mode, target.fd, None if path else live):
                 raise StageFailed(
                     f"{target.location} was exchanged by another process while it was restored. Try again."
                 )
@@ -155,9 +151,13 @@ def _may_give(own: os.stat_result, info: os.stat_result, mode: int, fd: int, liv
 
 def _remove_others(live: Place, paths: set[str]) -> None:
     for entry in live.walk(force=True):
-        if entry.path and entry.path not in paths and not entry.is_end:
+        if not entry.path or entry.is_end:
+            continue
+        if entry.path not in paths:
             _remove_entry(entry.name, entry.folder, entry.path, live)
             entry.is_skipped = True
+        elif stat.S_ISDIR(entry.info.st_mode) and not may_remove(entry.info, os.fstat(entry.folder)):
+            live.require_removed([""], entry.path)  # its files are not removed either
 
 
 def _remove_entry(name: str, folder: int, path: str, live: Place) -> None:
@@ -168,8 +168,8 @@ def _remove_entry(name: str, folder: int, path: str, live: Place) -> None:
     live.require_removed(kept, path)
 
 
-def _make_folder(entry: AssetEntry, source: Tree, target: Tree, live: Place) -> set[tuple[int, int]]:
-    """Make a folder where there is none that may get the rights of ``entry``; return device and inode of a new one."""
+def _make_folder(entry: AssetEntry, source: Tree, target: Tree, live: Place) -> None:
+    """Make a folder where there is none that may get the rights of ``entry``. Raises StageFailed, OSError."""
     name = entry.path.rpartition("/")[2]
     with with_path(target.shown(name)):
         with contextlib.suppress(FileNotFoundError):
@@ -177,16 +177,12 @@ def _make_folder(entry: AssetEntry, source: Tree, target: Tree, live: Place) -> 
             info = os.stat(name, dir_fd=source.fd, follow_symlinks=False)
             rights = Rights(info.st_uid, info.st_gid, entry.mode)
             if stat.S_ISDIR(own.st_mode) and may_give(own, os.fstat(target.fd), rights):
-                return set()
+                return
         _remove_entry(name, target.fd, entry.path, live)
-        os.mkdir(name, 0o700, dir_fd=target.fd)
-        own = os.stat(name, dir_fd=target.fd, follow_symlinks=False)
-        if os.geteuid() == 0 and own.st_uid != 0:
-            raise StageFailed(f"{target.shown(name)} was exchanged by another process while it was created. Try again.")
+        os.mkdir(name, HALF_MADE, dir_fd=target.fd)
         if _passes_list_on(target):
             with Tree(Path(name), target.fd) as made:
                 drop_list(made.fd)
-        return {(own.st_dev, own.st_ino)}
 
 
 def _passes_list_on(target: Tree) -> bool:

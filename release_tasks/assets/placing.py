@@ -12,7 +12,6 @@ from pathlib import Path
 
 from attrs import evolve
 
-from release_tasks.assets.trees import HALF_MADE
 from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.errors import StageFailed
@@ -224,8 +223,6 @@ def _is_ours(live: Place, info: os.stat_result, own: Collection[Inode | None]) -
     that each user who can move it can remove too.
     """
     if live.stranger is None or not stat.S_ISDIR(info.st_mode):
-        return True
-    if info.st_uid == 0 and stat.S_IMODE(info.st_mode) == HALF_MADE:
         return True
     if Inode(device=info.st_dev, number=info.st_ino) in own:
         now = live.look()

@@ -31,7 +31,7 @@ from release_tasks.assets.files import (
 from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed, with_path
 from release_tasks.core.holes import most_data
-from release_tasks.core.place import Place
+from release_tasks.core.place import HALF_MADE, Place
 from release_tasks.core.records import AssetEntry, Inode
 from release_tasks.core.tree import Entry, Tree
 
@@ -48,8 +48,6 @@ __all__ = [
 
 # Names that the disk of the copy cannot have, although the disk of the original has them.
 _NO_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
-# The mode of a copy that is not complete. No other folder of root has the sticky bit and no rights for others.
-HALF_MADE = stat.S_ISVTX | PRIVATE_FOLDER
 _PATH_MAX = 4096  # bytes (linux/limits.h); only walks by descriptors make longer paths
 _MAX_LONG_PATHS = 64 << 20  # bytes of memory: each entry of a deep tree has the names of all folders above it
 

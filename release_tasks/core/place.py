@@ -26,9 +26,12 @@ from release_tasks.core.flags import protecting_flag
 from release_tasks.core.tree import Entry, Missed, Tree, refuse, walk
 from release_tasks.core.users import user_name
 
-__all__ = ["Place", "Rights", "drop_list", "find", "found", "may_give", "may_remove", "trusted"]
+__all__ = ["HALF_MADE", "Place", "Rights", "drop_list", "find", "found", "may_give", "may_remove", "trusted"]
 
 _LOOK = getattr(os, "O_PATH", os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC  # macOS has no O_PATH
+# The mode of a folder that is not complete yet. Others of root do not have the sticky bit and no rights for others. The
+# umask can remove bits of it, and a folder above add the setgid bit.
+HALF_MADE = stat.S_ISVTX | stat.S_IRWXU
 _MAX_LINKS = 40  # the limit of Linux (path_resolution(7))
 # Errors of a path that names nothing: a folder above it is missing, is a file, or is in a loop of links.
 _NAMES_NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -351,9 +354,10 @@ def may_give(info: os.stat_result, around: os.stat_result, rights: Rights) -> bo
     """Return whether root may give ``rights`` to a folder that it did not create, in the folder ``around``.
 
     The folder must have the owner already, as in ``Place.is_own_file``. Unless the owner of ``around`` is the same, or
-    is root, the rights must let no other user do more. Always True for other users than root.
+    is root, the rights must let no other user do more. Always True for other users than root, and for a folder that a
+    run of root did not complete.
     """
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or _is_half_made(info):
         return True
     is_of_user = rights.uid != 0 and around.st_uid in (0, rights.uid)
     return info.st_uid == rights.uid and (is_of_user or not rights.are_more_than(info))
@@ -364,9 +368,10 @@ def may_remove(inner: os.stat_result, around: os.stat_result, *, is_renamed: boo
 
     A user who may write ``around`` can rename a folder of any user in it, with ``is_renamed`` to the name that root
     removes, and can move one there that this user may write (rename(2)), but cannot empty it. So root removes only what
-    that user can empty too. Always True for other users than root.
+    that user can empty too. Always True for other users than root, and for a folder that a run of root did not
+    complete.
     """
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or _is_half_made(inner):
         return True
     others = stat.S_IWGRP | stat.S_IWOTH
     if around.st_uid != 0:
@@ -376,6 +381,12 @@ def may_remove(inner: os.stat_result, around: os.stat_result, *, is_renamed: boo
     if inner.st_uid != 0:
         return not writers or is_same_group
     return not writers & ~inner.st_mode and (is_same_group or not writers & stat.S_IWGRP)
+
+
+def _is_half_made(info: os.stat_result) -> bool:
+    """Return whether root made the folder and did not complete it; only root can give a folder of root this mode."""
+    bits = stat.S_ISVTX | stat.S_IRWXG | stat.S_IRWXO
+    return info.st_uid == 0 and info.st_mode & bits == HALF_MADE & bits
 
 
 class _Walker:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
+from release_tasks.assets.overwrite import overwrite_tree
 from release_tasks.assets.placing import discard_staged, inode_at, leftovers
 from release_tasks.assets.sqlite.restore import locked_database
 from release_tasks.assets.waiting import LockWait
@@ -22,7 +23,7 @@ from release_tasks.config.schema import Settings
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Event
 from release_tasks.core.place import found
-from release_tasks.core.records import Inode, PreparedRelease, RollbackOutcome
+from release_tasks.core.records import AssetEntry, AssetRecord, Inode, PreparedRelease, RollbackOutcome
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.tasks.project import load_settings
 from tests.support.faults.stages import passed_preflight, prepare
@@ -330,3 +331,34 @@ def test_what_a_rollback_left_is_removed(ground: Path) -> None:
     os.chmod(copy, 0o750)
     assert leftovers(target, [ROLLBACK]) == []
     assert discarded(target, copy) == ([copy.name], [])
+
+
+def test_a_tree_that_is_written_in_place_gives_no_folder_away(ground: Path) -> None:
+    """Where names cannot be exchanged: private folders of the service's user, of root, and an access list."""
+    made = estate(ground)
+    stored, copy = made.folder / "stored", made.state / "copy"
+    for folder in (stored, copy):
+        (folder / "sub").mkdir(parents=True)
+    entries = [
+        AssetEntry(path="sub", kind="directory", mode=0o755),
+        AssetEntry(path="new", kind="directory", mode=0o750),
+    ]
+    (stored / "new").mkdir()
+    for path in (stored, stored / "sub", copy):
+        os.chown(path, USER, USER)
+    record = AssetRecord(
+        key="copy", relative_path="assets/copy/copy", kind="directory", exists=True, mode=0o755, entries=entries
+    )
+    (copy / "sub" / "dump").write_text(SECRET)
+    os.chmod(copy / "sub", 0o700)
+    with found(copy) as live:
+        overwrite_tree(record, stored, live)  # as in a repeated recovery: a folder of root is one of the asset
+        assert not (copy / "sub" / "dump").exists()
+        (copy / "sub").rmdir()
+        (copy / "sub").mkdir(mode=0o777)
+        os.chmod(copy / "sub", 0o777)
+        (copy / "sub" / "dump").write_text(SECRET)
+        with pytest.raises(StageFailed, match="copy/sub is a folder that another user may have moved there"):
+            overwrite_tree(record, stored, live)
+    assert (copy / "sub" / "dump").read_text() == SECRET
+    assert (copy / "new").lstat().st_uid == 0
