@@ -7,11 +7,13 @@ previous record. The file is only appended to, so it works with ``chattr +a``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import pwd
 import socket
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,14 +26,23 @@ from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.durable import fsync_directory, make_private_directory
 from release_tasks.core.errors import with_path
 from release_tasks.core.exact import document_without_secrets
+from release_tasks.core.flocks import lock_within
 from release_tasks.core.printable import one_line
 from release_tasks.core.records import AuditAnchor
+from release_tasks.core.units import show_size
 
 __all__ = ["GENESIS", "AuditFinding", "AuditLog", "AuditVerdict", "actor"]
 
 GENESIS = "0" * 64
 _LEFTOVER_EVENTS = ("audit.torn", "audit.adopted", "audit.foreign")
 _TAIL_BYTES = 64 << 10
+_MOST_BYTES = 256 << 20  # of a log; 400,000 events
+_MOST_LINES = 2_000_000  # lines of a byte take more memory than their bytes
+_MOST_EVENTS = 1 << 53  # JSON numbers of other programs are exact up to here
+_MOST_CONTINUED = 1 << 52  # no event has this number; one that was planted does not choose the numbers after it
+_LOCK_SECONDS = 10.0  # other commands hold the lock for the time of one write
+_NEXT_LOCK_SECONDS = 0.5
+_NOT_A_FILE = "It should be a file and is not. Move it away, or put the log in its place"
 _START = AuditAnchor(seq=0, hash=GENESIS)
 
 
@@ -71,10 +82,14 @@ class _Tail:
 
 
 class AuditLog:
-    """The log at ``path``. Every method opens the file again, so several processes can use it."""
+    """The log at ``path``. Every method opens the file again, so several processes can use it.
+
+    Every method raises OSError for a log that is no regular file, is too large to be read, or stays locked.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._seconds = _LOCK_SECONDS  # how long the next call waits for the lock
 
     def append(
         self,
@@ -127,8 +142,7 @@ class AuditLog:
     def verify(self, anchors: Iterable[tuple[str, AuditAnchor]] = ()) -> AuditVerdict:
         """Read the whole log, check every record, and check that the record of each (source, anchor) exists."""
         try:
-            with self._opened(os.O_RDONLY, fcntl.LOCK_SH) as fd:
-                data = _read_all(fd)
+            data = self.content()[0]
         except FileNotFoundError:
             data = b""
         verification = _Verification()
@@ -137,15 +151,40 @@ class AuditLog:
             verification.compare(source, anchor)
         return verification.verdict
 
+    def content(self) -> tuple[bytes, os.stat_result]:
+        """Return the bytes of the log, and the result of fstat."""
+        with self._opened(os.O_RDONLY, fcntl.LOCK_SH) as fd:
+            return _read_all(fd), os.fstat(fd)
+
     @contextlib.contextmanager
     def _opened(self, flags: int, lock: int) -> Iterator[int]:
-        fd = os.open(self.path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with with_path(self.path):
+            fd = self._open(flags)
         try:
             with with_path(self.path):
-                fcntl.flock(fd, lock)
+                # After a signal or a time-out, such as in the record of that end, wait no second time.
+                seconds, self._seconds = self._seconds, _NEXT_LOCK_SECONDS
+                lock_within(fd, lock, seconds)
+                self._seconds = _LOCK_SECONDS
                 yield fd
         finally:
             os.close(fd)
+
+    def _open(self, flags: int) -> int:
+        """Open the log, without waiting for the other end of a pipe or for the holder of a lease."""
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = os.open(self.path, flags, 0o600)
+        except BlockingIOError:
+            raise OSError(errno.EWOULDBLOCK, "Another process holds a lease on it. End that process") from None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                raise OSError(error.errno, _NOT_A_FILE) from None
+            raise
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, _NOT_A_FILE)
+        return fd
 
 
 def _record(event: str, status: str, detail: str, **more: Any) -> dict[str, Any]:
@@ -166,7 +205,8 @@ def _parse_record(line: bytes) -> dict[str, Any] | None:
         record = parse_object(line, "line")
     except InvalidDocument:
         return None
-    if not isinstance(record.get("seq"), int) or not isinstance(record.get("prev"), str):
+    seq = record.get("seq")
+    if type(seq) is not int or not 0 < seq < _MOST_EVENTS or not isinstance(record.get("prev"), str):
         return None
     unsealed = {key: value for key, value in record.items() if key != "hash"}
     try:
@@ -192,8 +232,10 @@ def _last_record(data: bytes) -> _Tail:
         lines.pop()
     for index in range(len(lines) - 1, -1, -1):
         record = _parse_record(lines[index])
-        if record is not None:
+        if record is not None and record["seq"] < _MOST_CONTINUED:
             after = lines[index + 1 :]
+            while after and (found := _parse_record(after[0])) is not None and found["seq"] >= _MOST_CONTINUED:
+                after.pop(0)  # reported as a record out of place
             leftover = b"\n".join(after) + (b"\n" if complete and after else b"")
             anchor = AuditAnchor(seq=record["seq"], hash=record["hash"])
             return _Tail(anchor=anchor, leftover=leftover, ends_with_newline=complete)
@@ -323,9 +365,15 @@ def _describes(record: dict[str, Any], body: bytes) -> bool:
 
 
 def _read_all(fd: int) -> bytes:
+    problem = f"It has more than {show_size(_MOST_BYTES)} or {_MOST_LINES} lines, so it is not read. Move it away"
+    if os.fstat(fd).st_size > _MOST_BYTES:
+        raise OSError(errno.EFBIG, problem)
     with open(fd, "rb", closefd=False) as file:
         file.seek(0)
-        return file.read()
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES or data.count(b"\n") > _MOST_LINES:
+        raise OSError(errno.EFBIG, problem)
+    return data
 
 
 def actor() -> str:

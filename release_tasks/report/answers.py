@@ -260,7 +260,8 @@ def show_audit(screen: Screen, verdict: AuditVerdict, limit: int) -> None:
     if not verdict.intact:
         screen.note(
             "The log was altered or damaged. Keep a copy of the pipeline folder and find out who can write to it. "
-            "Rollbacks still work. "
+            "A rollback works if the event of its snapshot is unaltered, which "
+            f"{typed('release.verify')} shows. "
             f"See all remaining events: {typed('release.audit', '--limit', max(len(verdict.events), 1))}"
         )
 

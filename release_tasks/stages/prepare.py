@@ -17,6 +17,7 @@ from release_tasks.archive.pipeline import MANIFEST_VERSION, Pipeline, manifest_
 from release_tasks.archive.retention import Retention, apply_retention
 from release_tasks.assets.kinds import kind_of
 from release_tasks.config.schema import Settings
+from release_tasks.core.canonical import MAX_BYTES
 from release_tasks.core.clock import awake, compact, milliseconds_since, timestamp
 from release_tasks.core.durable import make_new_directory, remove_durably, write_atomic
 from release_tasks.core.errors import LockHeld, StageFailed, UsageError, describe_error, with_path
@@ -36,6 +37,7 @@ from release_tasks.core.records import (
     SnapshotReference,
 )
 from release_tasks.core.redact import Redactor
+from release_tasks.core.regular import read_regular
 from release_tasks.core.typed import typed
 from release_tasks.service.application import (
     Application,
@@ -252,7 +254,9 @@ def _captured(
 def _withdrawn_on_error(pipeline: Pipeline, ready: Manifest) -> Iterator[None]:
     """Withdraw manifest, latest.json and snapshot when one of them cannot be written, so that no reference dangles."""
     latest = pipeline.manifests / "latest.json"
-    before = latest.read_bytes() if latest.is_file() else None
+    before = read_regular(latest, MAX_BYTES + 1) if latest.is_file() else None
+    if before is not None and len(before) > MAX_BYTES:
+        before = None  # no file of this package
     try:
         yield
     except OSError:

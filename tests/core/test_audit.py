@@ -318,3 +318,19 @@ def test_anchor_that_does_not_match_is_named(filled: AuditLog) -> None:
     """The problem names the record and the source of the anchor."""
     verdict = filled.verify([("snapshot v1_snapshot", AuditAnchor(seq=2, hash="0" * 64))])
     assert str(verdict.problems[0]) == "record 2 was replaced: snapshot v1_snapshot contains another hash of it"
+
+
+@pytest.mark.parametrize("seq", [10**300 - 1, 2**53 - 1, 2**52, 0, -5, True])
+def test_a_planted_number_does_not_stop_the_log(filled: AuditLog, seq: int) -> None:
+    """A record of its own making is reported; the events after it continue the chain before it and can be read."""
+    last = filled.anchor()
+    assert last is not None
+    record = {"seq": seq, "prev": last.hash, "event": "x", "status": "s"}
+    planted = canonical_bytes({**record, "hash": sha256_bytes(canonical_bytes(record))})
+    filled.path.write_bytes(filled.path.read_bytes() + planted + b"\n")
+    assert filled.anchor() == last
+    anchors = [("a manifest", filled.append("after", status="ok")) for _ in range(3)]
+    assert anchors[0][1].seq in (last.seq + 1, last.seq + 2)  # an event records bytes that are no record
+    verdict = filled.verify(anchors)
+    assert [finding.line for finding in verdict.problems] == [last.seq + 1]
+    assert [event["event"] for event in verdict.events][-3:] == ["after"] * 3

@@ -50,7 +50,7 @@ class OutputLog:
         self._fd: int | None = None
         try:
             make_private_directory(path.parent)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             self._fd = os.open(path, flags, 0o600)
             os.fchmod(self._fd, 0o600)
         except OSError as error:

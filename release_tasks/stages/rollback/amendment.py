@@ -26,7 +26,7 @@ from release_tasks.config.schema import Settings
 from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import canonical_bytes, excerpt, excerpt_line
 from release_tasks.core.digests import sha256_bytes
-from release_tasks.core.errors import StageError, with_path
+from release_tasks.core.errors import StageError
 from release_tasks.core.records import AuditAnchor, SnapshotMetadata
 from release_tasks.core.typed import typed
 from release_tasks.pairing.channels import Channel
@@ -214,12 +214,10 @@ def _live(store: Store, channel: Channel) -> ApprovedDocument | None:
 
 def _live_log(path: Path) -> Replacement:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        data, info = AuditLog(path).content()
     except (FileNotFoundError, NotADirectoryError):
         return Replacement(data=None)
-    with with_path(path), os.fdopen(descriptor, "rb") as file:
-        info = os.fstat(descriptor)
-        return Replacement(data=file.read(), mode=stat.S_IMODE(info.st_mode), owner=(info.st_uid, info.st_gid))
+    return Replacement(data=data, mode=stat.S_IMODE(info.st_mode), owner=(info.st_uid, info.st_gid))
 
 
 def _relative(target: SnapshotMetadata, place: StoredFile) -> str:
