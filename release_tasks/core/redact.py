@@ -129,13 +129,8 @@ class Redactor:
 
         That is the last lines, or the last 16 KiB of a text in one line, and a private key that does not end.
         """
-        spans, cut = self.spans(data), len(data)
-        for _ in range(WRAPPED_LINES):
-            cut = data.rfind(b"\n", 0, max(cut - 1, 0)) + 1
-        cut = cut or max(len(data) - LONGEST_SECRET, 0)
-        if 0 <= (key := unfinished_key(data)) < cut:
-            cut = key
-        cut = next((start for start, end in spans if start < cut < end), cut)
+        spans = self.spans(data)
+        cut = _settled(data, spans)
         return replaced(data[:cut], [span for span in spans if span[1] <= cut])
 
     def redact_text(self, text: str) -> str:
@@ -191,12 +186,15 @@ def _of_environment(environment: frozenset[tuple[str, str]], named: frozenset[st
     return Redactor.from_environment(dict(environment), named)
 
 
-def mask_file(path: Path, redactor: Redactor, start: int = 0, seconds: float = math.inf) -> int:
+def mask_file(
+    path: Path, redactor: Redactor, start: int = 0, seconds: float = math.inf, *, is_complete: bool = True
+) -> int:
     """Replace the secrets in a regular file in place, by as many bytes; a process may be appending to it.
 
     The file keeps its inode and its length, so the process loses no output. Begins shortly before ``start``, and leaves
     out holes. Ends at the present end of the file, after 64 MiB, or when about ``seconds`` are over, and returns where.
-    Raises OSError, also for another type.
+    Unless the output ``is_complete``, it ends before an end that may be half a secret: a mask over the first half would
+    hide what the other half is. Raises OSError, also for another type.
     """
     deadline = awake.now() + seconds
     descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -213,8 +211,15 @@ def mask_file(path: Path, redactor: Redactor, start: int = 0, seconds: float = m
                 data = os.pread(descriptor, min(_MASKED_PART + _MASKED_OVERLAP, end - at), at)
                 if not data:  # the process has cut it
                     return at
-                for one, other in redactor.spans(data):
+                spans, most = redactor.spans(data), len(data)
+                if at + most < end:
+                    most = _MASKED_PART  # the next part begins there, with the whole of a secret that this one cuts
+                elif not is_complete and end == info.st_size:
+                    most = _settled(data, spans)
+                for one, other in [(one, other) for one, other in spans if one < most]:
                     os.pwrite(descriptor, _REPLACEMENT.ljust(other - one, b"*")[: other - one], at + one)
+                if end == info.st_size and at + len(data) >= end:
+                    return at + most
                 at += _MASKED_PART
                 read += len(data)
             if awake.now() >= deadline:  # a file can have any number of holes
@@ -222,6 +227,17 @@ def mask_file(path: Path, redactor: Redactor, start: int = 0, seconds: float = m
         return info.st_size
     finally:
         os.close(descriptor)
+
+
+def _settled(data: bytes, spans: list[Span]) -> int:
+    """Return where the end of ``data`` begins in which more data could show another secret than ``spans``."""
+    cut = len(data)
+    for _ in range(WRAPPED_LINES):
+        cut = data.rfind(b"\n", 0, max(cut - 1, 0)) + 1
+    cut = cut or max(len(data) - LONGEST_SECRET, 0)
+    if 0 <= (key := unfinished_key(data)) < cut:
+        cut = key
+    return next((start for start, end in spans if start < cut < end), cut)
 
 
 def _by_form(data: bytes) -> Iterator[Span]:

@@ -22,9 +22,9 @@ from release_tasks.core.events import Emit
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.options import Duration
 from release_tasks.core.process.find import find_open_path, start_ticks
+from release_tasks.core.process.masking import LogMask
 from release_tasks.core.process.output import read_log_tail
 from release_tasks.core.records import Baseline
-from release_tasks.core.redact import Redactor, mask_file
 from release_tasks.core.units import show_duration, show_size
 from release_tasks.service.request import shown_endpoint
 from release_tasks.service.wait import poll_health
@@ -40,7 +40,6 @@ _INTERRUPTED_GRACE_SECONDS = 1.0  # when a signal ends the drill
 MAX_OUTPUT_BYTES = 64 << 20
 _PORTS = range(20_000, 32_000)
 _TAIL_LINES = 20
-_MASK_SECONDS = 5.0
 
 
 @frozen(kw_only=True)
@@ -134,6 +133,7 @@ class _Attempt:
         self.scratch = scratch
         self.live = live
         self._problem = ""
+        self._mask = LogMask(scratch.boot_log)
         log = os.open(scratch.boot_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             self.process = subprocess.Popen(
@@ -152,6 +152,7 @@ class _Attempt:
 
     def failure(self) -> str:
         """Return the first problem that ends this attempt, or an empty text."""
+        self._mask.observe()
         self._problem = self._problem or self._find_problem()
         return self._problem
 
@@ -165,8 +166,7 @@ class _Attempt:
         self._processes.terminate(grace_period)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE_SECONDS)
-        with contextlib.suppress(OSError):
-            mask_file(self.scratch.boot_log, Redactor.of_process(), seconds=_MASK_SECONDS)
+        self._mask.finish()
 
     def _find_problem(self) -> str:
         opened = find_open_path(self._processes.search(), self.live)

@@ -34,6 +34,7 @@ class ServiceHooks:
         self.stop_command: str | None = None
         self.is_stopped = False
         self.problem = ""
+        self._restart: Restart | None = None
 
     def stop(self) -> bool:
         """Run the stop command once, if one is configured, and return whether it ran now.
@@ -87,10 +88,18 @@ class ServiceHooks:
         url = next((question.url for question in self._settings.release.questions), None)
         was_stopped, self.is_stopped = self.is_stopped, False  # a signal while it is observed must not start it twice
         try:
-            return start_detached(command, project=self._settings.project, log=log, settle=self._config.settle, url=url)
+            self._restart = start_detached(
+                command, project=self._settings.project, log=log, settle=self._config.settle, url=url
+            )
+            return self._restart
         except OSError:
             self.is_stopped = was_stopped
             raise
+
+    def finish(self) -> None:
+        """Mask the rest of the output of the restart command; the service may write more."""
+        if self._restart is not None:
+            self._restart.finish()
 
     def start_again(self) -> str:
         """Start the service after a rollback that changed nothing or was undone, and return a message about it."""

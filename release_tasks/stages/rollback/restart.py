@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import subprocess
@@ -13,17 +12,15 @@ from release_tasks.core.clock import awake
 from release_tasks.core.durable import make_private_directory
 from release_tasks.core.process.command import signal_name, tool_environment
 from release_tasks.core.process.find import start_ticks
+from release_tasks.core.process.masking import LogMask
 from release_tasks.core.process.output import read_log_tail
-from release_tasks.core.redact import Redactor, mask_file
+from release_tasks.core.redact import Redactor
 from release_tasks.service.listeners import local_listeners
 
 __all__ = ["Restart", "start_detached"]
 
 _TAIL_LINES = 5
 _TAIL_TEXT = 2048  # characters
-# The masking of the log may take this many seconds, and this share of the time in which the command is observed.
-_MASK_SECONDS = 3.0
-_MASK_SHARE = 0.25
 
 
 class _Detached(subprocess.Popen[bytes]):
@@ -50,9 +47,7 @@ class Restart:
         self._settle = settle
         self._url = url
         self._counts_from = math.inf
-        self._masked = 0  # bytes
-        self._began = awake.now()
-        self._masking = 0.0  # seconds
+        self._mask = LogMask(log)
 
     @property
     def failed(self) -> bool:
@@ -61,7 +56,7 @@ class Restart:
 
     def observe(self) -> int | None:
         """Return the exit code, or None while the command runs. Masks the secrets in its output so far."""
-        self._mask()
+        self._mask.observe()
         if self.exit_code is None and (code := self._process.poll()) is not None:
             self.exit_code = code
             self._counts_from = awake.now() + self._settle
@@ -125,24 +120,12 @@ class Restart:
         starts = {pid: start_ticks(pid) for pid in found}
         return [pid for pid, start in starts.items() if start is None or start < self._started]
 
-    def _mask(self) -> None:
-        """Mask the secrets in the log. The service writes to it directly, so that it can outlive this process.
-
-        It can write faster than this masks, cut the file, or make it larger than a disk: no result waits for that.
-        """
-        with contextlib.suppress(OSError):
-            size, now = self.log.stat().st_size, awake.now()
-            seconds = _MASK_SECONDS + _MASK_SHARE * (now - self._began) - self._masking
-            if size == self._masked or seconds <= 0:
-                return
-            try:
-                start = self._masked if self._masked < size else 0
-                self._masked = mask_file(self.log, Redactor.of_process(), start, seconds)
-            finally:
-                self._masking += awake.now() - now
+    def finish(self) -> None:
+        """Mask the secrets at the end of the output too; call it once, when the command is not observed any more."""
+        self._mask.finish()
 
     def _tail(self) -> str:
-        self._mask()
+        self._mask.observe()
         lines = [line.strip() for line in read_log_tail(self.log)[-_TAIL_LINES:]]
         return " | ".join(filter(None, lines))[-_TAIL_TEXT:]
 

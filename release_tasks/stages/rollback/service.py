@@ -20,7 +20,10 @@ __all__ = ["await_health", "doubts", "restart_service", "service_kept", "stop_se
 
 @contextlib.contextmanager
 def service_kept(run: RollbackAttempt) -> Iterator[None]:
-    """Start the service again when the block ends early after it was stopped, and say so; not on a mixed state."""
+    """Start the service again when the block ends early after it was stopped, and say so; not on a mixed state.
+
+    The secrets in the output of its restart command are masked when the block ends.
+    """
     try:
         yield
     except (StageError, OSError, Interrupted) as error:
@@ -37,6 +40,8 @@ def service_kept(run: RollbackAttempt) -> Iterator[None]:
             raise Interrupted(error.exit_code, " ".join(notes)) from error
         kind = StageFailed if isinstance(error, StageFailed | OSError) else type(error)
         raise kind(" ".join([describe_error(error), *notes])) from error
+    finally:
+        run.hooks.finish()
 
 
 def stop_service(run: RollbackAttempt) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from release_tasks.stages.rollback import restart
+from release_tasks.core.process import masking
 from release_tasks.stages.rollback.plan import plan_rollback
 from tests.support.health import Health
 from tests.support.project import Project
@@ -127,7 +127,7 @@ def test_log_that_the_command_changes_delays_no_result(project: Project, act: st
 @pytest.mark.slow
 def test_secrets_of_a_flood_are_masked_for_a_limited_time(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is masked once is not read again, and the rest stays; the end of the output is shown without secrets."""
-    monkeypatch.setattr(restart, "_MASK_SECONDS", 0.1)  # instead of 3 s
+    monkeypatch.setattr(masking, "_SECONDS", 0.1)  # instead of 3 s
     captured_and_damaged(project)
     line = "password=hunter2-hunter2 " + "\\" * 1000
     script = f"import sys; sys.stdout.write({line!r} + chr(10)); sys.stdout.flush()"
