@@ -121,6 +121,8 @@ def _command(pid: int) -> str:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             command = file.read(_MOST_READ)  # of megabytes that a process may have
         words = command.decode(errors="replace").rstrip("\0").split("\0")
+        if len(command) == _MOST_READ:
+            words.pop()  # it may be half a secret
         if text := shown_arguments(words):
             return f" ({excerpt_line(text, _MOST_WORDS)})"
     return ""

@@ -60,7 +60,7 @@ or a gate, that looks like a secret is refused before a release, with exit code 
 
 A password that stands alone, without a name and in no variable, is not found. A service that a restart command starts
 writes to `restart.log` itself: its output is masked while the rollback waits, for 3 s and a quarter of that wait at
-most, and later output stays as it is.
+most, its last lines when the rollback ends, and later output stays as it is.
 
 The file must also contain these lines. Without them, flags such as `--health-url` do not reach the gates of a release:
 
