@@ -38,6 +38,7 @@ __all__ = [
     "copy_file",
     "count_holes",
     "keep_attributes",
+    "keep_attributes_of_new_link",
     "keep_link_attributes",
     "place_file",
     "place_link",
@@ -469,6 +470,23 @@ def keep_link_attributes(info: os.stat_result, name: str, folder: int) -> None:
         _give_owner(_owner(info), lambda uid, gid: os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False))
     with contextlib.suppress(OSError):
         os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=folder, follow_symlinks=False)
+
+
+def keep_attributes_of_new_link(info: os.stat_result, name: str, folder: int) -> None:
+    """Do the same for a link that root has just made in a folder of another user. Raises StageFailed, OSError.
+
+    That user can put a file of root in the place of the link, so the link is opened first.
+    """
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        if not stat.S_ISLNK(os.fstat(fd).st_mode):
+            raise StageFailed(f"{name} was exchanged by another process while it was created. Try again.")
+        itself = f"/proc/self/fd/{fd}"  # the link, not its target
+        _give_owner(_owner(info), lambda uid, gid: os.chown(itself, uid, gid))
+        with contextlib.suppress(OSError):
+            os.utime(itself, ns=(info.st_atime_ns, info.st_mtime_ns))
+    finally:
+        os.close(fd)
 
 
 def _give_owner(owner: tuple[int, int], change: Callable[[int, int], None]) -> None:

@@ -180,20 +180,23 @@ def _make_folder(entry: AssetEntry, source: Tree, target: Tree, live: Place) -> 
                 return
         _remove_entry(name, target.fd, entry.path, live)
         os.mkdir(name, HALF_MADE, dir_fd=target.fd)
-        if _passes_list_on(target):
+        if _is_foreign(target):
             with Tree(Path(name), target.fd) as made:
                 drop_list(made.fd)
 
 
-def _passes_list_on(target: Tree) -> bool:
-    """Return whether a user other than root may have set the access list that a new file in this folder gets."""
-    return os.geteuid() == 0 and os.fstat(target.fd).st_uid != 0
+def _is_foreign(target: Tree) -> bool:
+    """Return whether this is a run as root, and another user can exchange names in the folder."""
+    if os.geteuid() != 0 or not hasattr(os, "O_PATH"):
+        return False
+    info = os.fstat(target.fd)
+    return info.st_uid != 0 or bool(info.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def _replace_entry(entry: AssetEntry, name: str, source: Tree, target: Tree, live: Place) -> None:
     temporary = f"{_MARK}{sha256_bytes(os.fsencode(name))[:16]}"
     _remove_entry(temporary, target.fd, target.below(temporary), live)
-    place_entry(entry, temporary, source, target, drops_list=_passes_list_on(target))
+    place_entry(entry, temporary, source, target, is_foreign=_is_foreign(target))
     with with_path(target.shown(name)):
         if entry.kind == "file":
             fsync_file(Path(temporary), target.fd)

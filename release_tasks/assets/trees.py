@@ -24,6 +24,7 @@ from release_tasks.assets.files import (
     copy_file,
     count_holes,
     keep_attributes,
+    keep_attributes_of_new_link,
     keep_link_attributes,
     place_link,
     reading,
@@ -116,12 +117,11 @@ def place_tree(
 
 
 def place_entry(
-    entry: AssetEntry, name: str, source: Tree, copy: Tree, count: Count | None = None, *, drops_list: bool = False
+    entry: AssetEntry, name: str, source: Tree, copy: Tree, count: Count | None = None, *, is_foreign: bool = False
 ) -> None:
     """Copy the file or link ``entry`` from the folder ``source`` to ``name`` in the folder ``copy``.
 
-    ``drops_list`` is as in ``FileTarget``: a folder of ``new_tree`` passes no access list on.
-
+    ``is_foreign``: this is a run as root, and another user can exchange names in the folder, and set its access list.
     Raises StageFailed when the stored bytes are not as recorded.
     """
     stored = entry.path.rpartition("/")[2]
@@ -131,11 +131,11 @@ def place_entry(
             info = os.stat(stored, dir_fd=source.fd, follow_symlinks=False)
         with with_path(copy.shown(name)):
             place_link(entry.target, name, copy.fd)
-            keep_link_attributes(info, name, copy.fd)
+            (keep_attributes_of_new_link if is_foreign else keep_link_attributes)(info, name, copy.fd)
         return
     file = FileSource(stored, source.shown(stored), entry.path, source.fd)
     try:
-        target = FileTarget(name, copy.shown(name), copy.fd, entry.mode, drops_list)
+        target = FileTarget(name, copy.shown(name), copy.fd, entry.mode, is_foreign)
         placed, _ = copy_file(file, target, count, None)
     except Unreadable as unreadable:
         raise unreadable.error from None

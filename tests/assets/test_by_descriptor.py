@@ -40,6 +40,8 @@ REVIEWED: dict[str, str] = {
     "assets/file.py: overwrite_content: os.lstat": _OWN,
     "assets/files.py: can_share_blocks: os.open": "a file without a name, whose content is thrown away",
     "assets/files.py: keep_attributes: os.utime": _DESCRIPTOR,
+    "assets/files.py: keep_attributes_of_new_link: os.chown": _THROUGH,
+    "assets/files.py: keep_attributes_of_new_link: os.utime": _THROUGH,
     "assets/mounts.py: _mount_points: read_bytes": _PROC,
     "assets/overwrite.py: remove_live: os.listdir": _DESCRIPTOR,
     "assets/overwrite.py: restore_raw_copy: iterdir": _OWN,

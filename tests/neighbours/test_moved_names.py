@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
+from release_tasks.assets.files import keep_attributes_of_new_link
 from release_tasks.assets.overwrite import overwrite_tree
 from release_tasks.assets.placing import discard_staged, inode_at, leftovers
 from release_tasks.assets.sqlite.restore import locked_database
@@ -344,8 +345,10 @@ def test_a_tree_that_is_written_in_place_gives_no_folder_away(ground: Path) -> N
         AssetEntry(path="new", kind="directory", mode=0o750),
     ]
     (stored / "new").mkdir()
-    for path in (stored, stored / "sub", copy):
-        os.chown(path, USER, USER)
+    (stored / "link").symlink_to("sub")
+    entries.append(AssetEntry(path="link", kind="symlink", mode=0o777, target="sub"))
+    for path in (stored, stored / "sub", stored / "link", copy):
+        os.lchown(path, USER, USER)
     record = AssetRecord(
         key="copy", relative_path="assets/copy/copy", kind="directory", exists=True, mode=0o755, entries=entries
     )
@@ -361,4 +364,8 @@ def test_a_tree_that_is_written_in_place_gives_no_folder_away(ground: Path) -> N
         with pytest.raises(StageFailed, match="copy/sub is a folder that another user may have moved there"):
             overwrite_tree(record, stored, live)
     assert (copy / "sub" / "dump").read_text() == SECRET
-    assert (copy / "new").lstat().st_uid == 0
+    assert [(copy / name).lstat().st_uid for name in ("new", "link")] == [0, USER]
+    (copy / "file").touch()
+    with found(copy / "file") as live, pytest.raises(StageFailed, match="file was exchanged by another process"):
+        keep_attributes_of_new_link((copy / "link").lstat(), "file", live.folder or -1)
+    assert (copy / "file").lstat().st_uid == 0
