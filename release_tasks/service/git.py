@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from release_tasks.core.owned import exposure_of
 from release_tasks.core.printable import one_line
 from release_tasks.core.process.answer import Answer, TimedOut, ask
 from release_tasks.core.process.command import tool_environment
+from release_tasks.core.process.program import programs_of
 
 __all__ = ["Checkout", "checkout_of", "git_environment"]
 
@@ -77,6 +79,8 @@ def checkout_of(folder: Path, timeout: float) -> Checkout:
     commit = None
     is_root = os.geteuid() == 0
     try:
+        if is_root:
+            _require_own_program(folder)
         prefix = _git(folder, timeout, "rev-parse", "--show-prefix")
         if _is_without_repository(prefix):
             return Checkout()
@@ -114,6 +118,13 @@ def _own_configuration(environment: Mapping[str, str]) -> dict[str, str]:
     homes = (environment.get("HOME", ""), pwd.getpwuid(0).pw_dir)
     home = next((each for each in homes if os.path.isabs(each) and exposure_of(Path(each)) is None), os.devnull)
     return {"HOME": home, "XDG_CONFIG_HOME": os.path.join(home, ".config")} if home != homes[0] else {"HOME": home}
+
+
+def _require_own_program(folder: Path) -> None:
+    """Raise _Refused if another user can change git, or put a program of that name into a folder of PATH before it."""
+    for path in programs_of("git", folder, tool_environment()):
+        if path.parent != Path(sys.executable).parent and (exposure := exposure_of(path)) is not None:
+            raise _Refused(f"root does not run {path}: {exposure}. {exposure.ways_out()}")
 
 
 def _require_own_configuration(folder: Path, timeout: float) -> None:

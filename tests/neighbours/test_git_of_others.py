@@ -150,6 +150,17 @@ def test_an_included_file_that_the_neighbour_may_create_is_refused(place: Place)
     assert "inbox belongs to uid 4711" in (checkout_of(place.project, 10).problem or "")
 
 
+def test_a_git_of_the_neighbour_is_not_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when PATH only names a folder of the neighbour before that of git."""
+    (place.home / "git").write_text(f"#!/bin/sh\ntouch {place.mark}\n")
+    os.chmod(place.home / "git", 0o755)
+    give(place.home)
+    monkeypatch.setenv("PATH", f"{place.home}:{os.environ['PATH']}")
+    found = checkout_of(place.project, 10)
+    assert (found.problem or "").startswith(f"the git commit cannot be read: root does not run {place.home}/git: ")
+    assert not place.mark.exists()
+
+
 def test_git_of_root_fetches_nothing(place: Place) -> None:
     """A partial clone without an object would ask its remote, with the command of its configuration."""
     place.git(place.project, "remote", "add", "far", f"ext::touch {place.mark}")
