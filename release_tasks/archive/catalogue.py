@@ -207,6 +207,6 @@ def _with_stored_entries(metadata: SnapshotMetadata, folder: Path) -> SnapshotMe
 
     def entries(record: AssetRecord) -> StoredEntries | None:
         has_entries = record.exists and is_folder(record) and is_valid_id(record.key)  # any other key is refused later
-        return StoredEntries(folder, record.key) if has_entries else None
+        return StoredEntries(folder, record.key, record.sha256) if has_entries else None
 
     return evolve(metadata, assets=[evolve(record, entries=entries(record)) for record in metadata.assets])

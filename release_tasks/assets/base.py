@@ -404,11 +404,13 @@ class AssetKind:
         return inode
 
     @contextlib.contextmanager
-    def lock(self, asset: AssetConfig, step: JournalStep, stored: Path, seconds: float) -> Iterator[Hold | None]:
+    def lock(
+        self, asset: AssetConfig, step: JournalStep, record: AssetRecord, stored: Path, seconds: float
+    ) -> Iterator[Hold | None]:
         """Lock the asset against changes by the service while the block runs; files and folders cannot be locked.
 
-        ``stored`` is the copy that ``step`` will restore. Raises Busy when another process holds the lock for
-        ``seconds``, StageFailed, OSError.
+        ``stored`` is the copy of ``record`` that ``step`` will restore. Raises Busy when another process holds the lock
+        for ``seconds``, StageFailed, OSError.
         """
         yield None
 
@@ -478,7 +480,7 @@ class AssetKind:
         elif not record.exists:
             remove_live(live)
         elif record.damaged:
-            restore_raw_copy(stored, live)
+            restore_raw_copy(record, stored, live)
         else:
             self.overwrite_content(record, stored, live)
         live.flush_folder()

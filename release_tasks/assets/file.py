@@ -54,7 +54,7 @@ class FileKind(AssetKind):
     def overwrite_content(self, record: AssetRecord, stored: Path, live: Place) -> None:
         """Write the stored bytes to the file, and verify them."""
         assert record.mode is not None
-        with overwrite_file(stored, live, record.mode) as fd:
+        with overwrite_file(stored, live, record.mode, record.sha256) as fd:
             keep_attributes(fd, os.lstat(stored), record.mode, str(live.path))
         if scan_file(live).sha256 != record.sha256:
             raise StageFailed(f"{live.path} does not contain the bytes that were written to it.")

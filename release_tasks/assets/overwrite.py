@@ -6,6 +6,7 @@ This is not atomic for a reader, but it can be repeated, and it runs only while 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -52,25 +53,29 @@ def remove_live(live: Place) -> None:
         raise StageFailed(f"{live.path} should not exist and cannot be removed: {error.strerror}.") from error
 
 
-def restore_raw_copy(stored: Path, live: Place) -> None:
+def restore_raw_copy(record: AssetRecord, stored: Path, live: Place) -> None:
     """Overwrite a database and its side files with the raw copy of a damaged database."""
+    digests = {entry.path: entry.sha256 for entry in record.entries or []}
     for path in sorted(stored.iterdir()):
         copy, target = trusted(path), live.sibling(path.name)
         if not stat.S_ISREG(copy.info().st_mode) or target.is_folder():
             raise StageFailed(f"{path} cannot be restored to {target.path}.")
-        if not target.exists() or scan_file(target).sha256 != scan_file(copy).sha256:
-            with overwrite_file(path, target, _RAW_MODE):
+        digest = digests.get(path.name)
+        if not target.exists() or scan_file(target).sha256 != digest:
+            with overwrite_file(path, target, _RAW_MODE, digest):
                 pass
         target.flush_file()
 
 
 @contextlib.contextmanager
-def overwrite_file(stored: Path, live: Place, mode: int) -> Iterator[int]:
+def overwrite_file(stored: Path, live: Place, mode: int, sha256: str | None) -> Iterator[int]:
     """Write the bytes of a stored file to ``live``, and yield its descriptor, to give it the ``mode`` of its record.
 
     The file keeps its inode, and holes stay holes where the disk can have them. What may not be overwritten so is
-    removed first: another type, and a file that can be one of another user. Raises StageFailed, OSError.
+    removed first: another type, and a file that can be one of another user. Raises StageFailed, also when the bytes
+    that were written have another digest than ``sha256``; OSError.
     """
+    digest = hashlib.sha256()
     info, rights = live.look(), recorded_rights(stored, mode)
     if info is not None and not (stat.S_ISREG(info.st_mode) and live.is_own_file(info, rights)):
         live.remove()
@@ -86,22 +91,31 @@ def overwrite_file(stored: Path, live: Place, mode: int) -> Iterator[int]:
                 raise StageFailed(f"{live.path} was exchanged by another process before it was written. Try again.")
             size = end = 0
             for start, end in data_ranges(source.fileno(), os.fstat(source.fileno())):
-                _write_zeros(target, size, start)
+                _write_zeros(target, size, start, digest)
                 source.seek(start)
                 while (size := source.tell()) < end:
-                    target.write(source.read(min(_STEP_BYTES, end - size)))
+                    chunk = source.read(min(_STEP_BYTES, end - size))
+                    if not chunk:
+                        raise StageFailed(f"{stored} was cut while it was read.")
+                    target.write(chunk)
+                    digest.update(chunk)
                 size = end
-            _write_zeros(target, size, os.fstat(source.fileno()).st_size)
+            _write_zeros(target, size, os.fstat(source.fileno()).st_size, digest)
             target.truncate()
+        if digest.hexdigest() != sha256:
+            raise StageFailed(f"{stored} changed after it was verified, and {live.path} was overwritten with it.")
         yield fd
 
 
-def _write_zeros(target: BinaryIO, start: int, end: int) -> None:
+def _write_zeros(target: BinaryIO, start: int, end: int, digest: hashlib._Hash) -> None:
     """Fill a range with zeros, and leave the position at its end."""
     target.flush()
-    if start < end and not punch(target.fileno(), start, end - start):
-        for offset in range(start, end, _STEP_BYTES):
-            target.write(bytes(min(_STEP_BYTES, end - offset)))
+    is_hole = start < end and punch(target.fileno(), start, end - start)
+    for offset in range(start, end, _STEP_BYTES):
+        zeros = bytes(min(_STEP_BYTES, end - offset))
+        digest.update(zeros)
+        if not is_hole:
+            target.write(zeros)
     target.seek(end)
 
 

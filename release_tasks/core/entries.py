@@ -30,19 +30,26 @@ class StoredEntries(Sequence[AssetEntry]):
 
     The file is input: every read raises StageFailed, which names the line, when the file is missing, is no regular
     file, or contains anything but canonical entries in ascending order of their paths, which all stay inside the asset.
+    With ``sha256``, the end of a read raises it when the lines that were read are those of another list.
     """
 
-    def __init__(self, snapshot: Path, key: str) -> None:
+    def __init__(self, snapshot: Path, key: str, sha256: str | None = None) -> None:
         self.path = snapshot / ENTRIES / f"{key}.jsonl"
         self.name = f"{ENTRIES}/{key}.jsonl"
+        self.sha256 = sha256
 
     def __iter__(self) -> Iterator[AssetEntry]:
         before: str | None = None
+        digest = hashlib.sha256(b"[")
         with self._opened() as file:
             for number in itertools.count(1):
                 line = file.readline(_MAX_LINE + 1)
                 if not line:
+                    digest.update(b"]")
+                    if self.sha256 not in (None, digest.hexdigest()):  # changed since its verification
+                        raise StageFailed(f"{self.name} was altered: it is not the list whose digest is recorded.")
                     return
+                digest.update((b"," if number > 1 else b"") + line[:-1])
                 entry = self._entry(line, number)
                 if before is not None and entry.path <= before:
                     what = "repeats the entry" if entry.path == before else "should be above the entry"

@@ -97,7 +97,7 @@ def test_holes_stay_holes_in_every_copy(tmp_path: Path, size: int) -> None:
     assert entry.size == size
     assert place_file(trusted(copy), trusted(placed), 0o644)[0] == entry.sha256
     over.write_bytes(os.urandom(min(size, MIB)))
-    with overwrite_file(copy, trusted(over), 0o600):
+    with overwrite_file(copy, trusted(over), 0o600, entry.sha256):
         pass
     assert sha256_file(placed) == sha256_file(over) == entry.sha256
     for path in (copy, placed, over):

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from release_tasks.assets.sqlite.database import capture_database
 from release_tasks.assets.sqlite.restore import restore_database
+from release_tasks.core.digests import sha256_file
 from release_tasks.core.place import trusted
 
 WRITER = """
@@ -84,7 +85,7 @@ def main() -> None:
         for name, work in (
             ("nothing else happens", lambda: time.sleep(8)),
             ("it is captured", capture),
-            ("it is restored", lambda: restore_database(copy, trusted(live))),
+            ("it is restored", lambda: restore_database(copy, trusted(live), sha256_file(copy))),
         ):
             samples = sorted(commits_during(live, arguments.rate, work))
             p99 = samples[int(len(samples) * 0.99)]

@@ -233,7 +233,7 @@ def test_the_reason_of_a_refused_file_is_said(ground: Path) -> None:
     with (
         found(made.database) as live,
         pytest.raises(StageFailed, match="has other names"),
-        locked_database(live, next((made.folder / "memory").rglob("app.db")), LockWait(0)),
+        locked_database(live, next((made.folder / "memory").rglob("app.db")), None, LockWait(0)),
     ):
         pass
 

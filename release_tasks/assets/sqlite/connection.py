@@ -119,14 +119,18 @@ def connection(
     reported_as: Place | None = None,
     keeps_wal: bool = False,
     is_immutable: bool = False,
+    vfs: str | None = None,
 ) -> Iterator[apsw.Connection]:
-    """Open a database that only this user can change, and close it after the block."""
+    """Open a database that only this user can change, and close it after the block.
+
+    ``vfs`` is the name of the VFS that opens the file instead of SQLite's own.
+    """
     # A URI can contain every byte of a path; as text, SQLite takes only UTF-8 (https://sqlite.org/uri.html).
     uri = f"file://{quote(os.fsencode(path.absolute()))}{'?immutable=1' if is_immutable else ''}"
     with contextlib.ExitStack() as resources:
         resources.enter_context(one_thread())
         resources.enter_context(known(str(path.absolute())))
-        database = apsw.Connection(uri, flags=flags | apsw.SQLITE_OPEN_URI)
+        database = apsw.Connection(uri, flags=flags | apsw.SQLITE_OPEN_URI, vfs=vfs)
         resources.callback(database.close, True)
         # Set this before the first statement reads the file: close() would checkpoint the WAL even after a failure.
         database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))

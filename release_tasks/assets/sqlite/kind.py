@@ -240,7 +240,9 @@ class SqliteKind(AssetKind):
         return inode
 
     @contextlib.contextmanager
-    def lock(self, asset: AssetConfig, step: JournalStep, stored: Path, seconds: float) -> Iterator[Hold | None]:
+    def lock(
+        self, asset: AssetConfig, step: JournalStep, record: AssetRecord, stored: Path, seconds: float
+    ) -> Iterator[Hold | None]:
         """Lock a database whose content is replaced through SQLite; see ``locked_database``."""
         if step.action != "database":
             yield None
@@ -249,7 +251,7 @@ class SqliteKind(AssetKind):
             live = held.enter_context(asset.found())
             database = None
             with contextlib.suppress(SharedMemoryCut):  # ``_apply`` exchanges the file then
-                database = held.enter_context(locked_database(live, stored, LockWait(seconds)))
+                database = held.enter_context(locked_database(live, stored, record.sha256, LockWait(seconds)))
             yield database
 
     def state_of(self, step: JournalStep) -> State:
@@ -271,7 +273,8 @@ class SqliteKind(AssetKind):
         try:
             if not was_begun:
                 move.note(evolve(move.step, begun=True))
-            restore_database(move.stored, live, Meter(move.emit, "restore", move.step.key, 0).reach, wait, held)
+            meter = Meter(move.emit, "restore", move.step.key, 0)
+            restore_database(move.stored, live, move.record.sha256, meter.reach, wait, held)
         except SharedMemoryCut:
             self._exchange_file(move, live)
             return
@@ -322,7 +325,7 @@ class SqliteKind(AssetKind):
         """Overwrite the file with the stored file, and set its journal mode."""
         assert record.mode is not None
         set_side_files_aside(live, None)  # of a database that was opened since the first try
-        with overwrite_file(stored, live, record.mode) as fd:
+        with overwrite_file(stored, live, record.mode, record.sha256) as fd:
             set_journal_mode(fd, record.journal_mode)
             set_rights(fd, os.fstat(fd), recorded_owner(stored), record.mode)
         live.flush_file()

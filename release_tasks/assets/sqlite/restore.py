@@ -10,7 +10,6 @@ import apsw
 
 from release_tasks.assets.sqlite.connection import (
     SharedMemoryCut,
-    immutable,
     live_connection,
     require_database,
     skip_schema,
@@ -19,6 +18,7 @@ from release_tasks.assets.sqlite.connection import (
 )
 from release_tasks.assets.sqlite.database import PAGES_A_STEP, Progress
 from release_tasks.assets.sqlite.journal import require_no_super_journal
+from release_tasks.assets.sqlite.stored import stored_database
 from release_tasks.assets.sqlite.system_calls import was_cut
 from release_tasks.assets.stored import recorded_rights
 from release_tasks.assets.waiting import LockWait
@@ -33,29 +33,31 @@ _CHECKPOINT_MS = 200
 def restore_database(
     copy: Path,
     live: Place,
+    sha256: str | None,
     progress: Progress | None = None,
     wait: LockWait | None = None,
     held: LockedDatabase | None = None,
 ) -> None:
     """Replace the content of the database ``live`` by the content of ``copy`` in one write transaction.
 
-    All other connections see the old content until the commit and the new content afterwards. ``held`` is the lock on
-    ``live`` where the caller has it already, with the pages of ``copy`` written. Raises DamagedDatabase when ``live``
-    is no usable database, Busy when it stays locked during ``wait``, StageFailed or OSError when its disk is full or
-    read-only; its content is unchanged then. After a DiskError or SharedMemoryCut the content is all old or all new.
+    All other connections see the old content until the commit and the new content afterwards. ``sha256`` is the digest
+    of ``copy``: if SQLite read other bytes, nothing is committed. ``held`` is the lock on ``live`` where the caller has
+    it already, with the pages of ``copy`` written. Raises DamagedDatabase when ``live`` is no usable database, Busy
+    when it stays locked during ``wait``, StageFailed or OSError when its disk is full or read-only, or when ``copy``
+    changed; its content is unchanged then. After a DiskError or SharedMemoryCut the content is all old or all new.
     ``progress`` gets (copied bytes, total bytes).
     """
     if held is not None:
         held.commit()
         return
-    with locked_database(live, copy, wait) as database:
+    with locked_database(live, copy, sha256, wait) as database:
         database.write(progress)
         database.commit()
 
 
 @contextlib.contextmanager
-def locked_database(live: Place, copy: Path, wait: LockWait | None) -> Iterator[LockedDatabase]:
-    """Hold the write lock on ``live`` while the block runs, for a restore from ``copy``.
+def locked_database(live: Place, copy: Path, sha256: str | None, wait: LockWait | None) -> Iterator[LockedDatabase]:
+    """Hold the write lock on ``live`` while the block runs, for a restore from ``copy`` with this digest.
 
     In rollback-journal mode the lock excludes readers too: a reader could else make the commit fail. In WAL mode it
     excludes no reader. What the block has not committed is rolled back. While the lock is held, this process must not
@@ -67,21 +69,23 @@ def locked_database(live: Place, copy: Path, wait: LockWait | None) -> Iterator[
     require_no_super_journal(live, wait)
     with contextlib.ExitStack() as resources:
         with translated_errors(live, wait=wait):
-            database = LockedDatabase(live, copy, wait, resources)
+            database = LockedDatabase(live, copy, sha256, wait, resources)
         yield database
 
 
 class LockedDatabase:
     """A live database with a write transaction of this process, into which ``write`` copies the new content."""
 
-    def __init__(self, live: Place, copy: Path, wait: LockWait | None, resources: contextlib.ExitStack) -> None:
+    def __init__(
+        self, live: Place, copy: Path, sha256: str | None, wait: LockWait | None, resources: contextlib.ExitStack
+    ) -> None:
         self._live = live
         self._resources = resources
         target, info = resources.enter_context(live_connection(live, apsw.SQLITE_OPEN_READWRITE, wait))
         if not live.is_own_file(info, recorded_rights(copy, 0)):
             raise StageFailed(f"{live.path} was exchanged by another process before it was locked. Try again.")
         self._target = target
-        source = resources.enter_context(immutable(copy))
+        source, self._stored = resources.enter_context(stored_database(copy, sha256))
         if not value(source, "PRAGMA page_count"):
             source = resources.enter_context(_without_tables())
         # EXTRA: with FULL the removal of a rollback journal, which is the commit, may not survive a power cut.
@@ -98,11 +102,12 @@ class LockedDatabase:
         self._backup.step(0)
 
     def write(self, progress: Progress | None = None) -> None:
-        """Write the pages, without a commit: a full disk shows here. Raises StageFailed, OSError.
+        """Write the pages, without a commit: a full disk shows here, and a copy that changed since it was verified.
 
-        When another process cuts the shared memory, ``commit`` raises SharedMemoryCut.
+        Raises StageFailed, OSError. When another process cuts the shared memory, ``commit`` raises SharedMemoryCut.
         """
         backup = self._backup
+        self._stored.read_in_order()
         try:
             with translated_errors(self._live):
                 while backup.remaining > 1:  # the step with the last page commits
@@ -113,6 +118,7 @@ class LockedDatabase:
         except StageFailed:
             if not was_cut(self._live.path):
                 raise
+        self._stored.require_intact()
 
     def commit(self) -> None:
         """Commit the new content and close the database. Raises StageFailed, OSError; see ``restore_database``."""

@@ -58,7 +58,7 @@ def lock_all(
 ) -> contextlib.AbstractContextManager[Mapping[str, Hold]]:
     """Hold the locks of all databases that change, or of none; a signal ends the wait for them."""
     folder = run.pipeline.catalogue.path(target.snapshot_id)
-    stored = {captured.key: stored_path(folder, captured) for captured in target.assets}
+    stored = {captured.key: (captured, stored_path(folder, captured)) for captured in target.assets}
     return locked(
         run.assets, steps, stored, LockWait(run.settings.release.lock_wait, run.emit), run.request.longer_wait
     )

@@ -18,7 +18,7 @@ from release_tasks.assets.waiting import LockWait
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Emit, ignore
 from release_tasks.core.place import find
-from release_tasks.core.records import Inode, JournalStep, RollbackJournal, SnapshotMetadata
+from release_tasks.core.records import AssetRecord, Inode, JournalStep, RollbackJournal, SnapshotMetadata
 from release_tasks.stages.rollback.journal import write_journal
 
 __all__ = ["Swap", "locked"]
@@ -33,15 +33,15 @@ _LONGEST_TRY = 0.4
 def locked(
     assets: Mapping[str, AssetConfig],
     steps: list[JournalStep],
-    stored: Mapping[str, Path],
+    stored: Mapping[str, tuple[AssetRecord, Path]],
     wait: LockWait,
     advice: str = "",
 ) -> Iterator[Mapping[str, Hold]]:
     """Hold the locks of all changing assets while the block runs: of all, or of none.
 
-    ``stored`` has the copies that the steps restore. While one lock is held by another process, no lock is kept, so
-    that the service can end its transactions. Raises Busy, with ``advice``, when a lock is held during all of ``wait``;
-    StageFailed, OSError.
+    ``stored`` has the records and copies that the steps restore. While one lock is held by another process, no lock is
+    kept, so that the service can end its transactions. Raises Busy, with ``advice``, when a lock is held during all of
+    ``wait``; StageFailed, OSError.
     """
     ordered = _in_lock_order(steps)
     seconds = _SHORTEST_TRY
@@ -52,7 +52,7 @@ def locked(
             try:
                 for step in ordered:
                     asset = assets[step.key]
-                    hold = locks.enter_context(asset.kind.lock(asset, step, stored[step.key], seconds))
+                    hold = locks.enter_context(asset.kind.lock(asset, step, *stored[step.key], seconds))
                     if hold is not None:
                         holds[step.key] = hold
             except Busy as error:

@@ -23,6 +23,7 @@ from release_tasks.assets.sqlite.comparison import compare_databases
 from release_tasks.assets.sqlite.database import capture_database, examine_database, is_usable
 from release_tasks.assets.sqlite.restore import restore_database
 from release_tasks.assets.waiting import LockWait
+from release_tasks.core.digests import sha256_file
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.place import trusted
 from tests.support.hostile import crash_in_a_transaction
@@ -103,6 +104,7 @@ def test_every_reader_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part
     act[0](whole / "app.db")
     chooser = random.Random(f"20261129 {part}")
     results: Counter[str] = Counter()
+    digest = sha256_file(sound)
     for number in range(CASES):
         folder = tmp_path / str(number)
         shutil.copytree(whole, folder)
@@ -116,7 +118,7 @@ def test_every_reader_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part
             "count": lambda live=live: count_rows(live.path),  # type: ignore[misc]
             "compare": lambda live=live: compare_databases(sound, live.path),  # type: ignore[misc]
             "usable": lambda live=live: is_usable(live, LockWait(1)),  # type: ignore[misc]
-            "restore": lambda live=live: restore_database(sound, live, wait=LockWait(1)),  # type: ignore[misc]
+            "restore": lambda live=live: restore_database(sound, live, digest, wait=LockWait(1)),  # type: ignore[misc]
         }
         for name, action in actions.items():
             try:

@@ -69,7 +69,7 @@ def test_nothing_opens_the_database(hostile: Path, victim: Path, tmp_path: Path)
     assert str(victim) in refused.value.message and f"{hostile}-journal" in refused.value.message
     with pytest.raises(DamagedDatabase, match="was not opened"):
         examine_database(trusted(hostile), tmp_path / "look.db")
-    with pytest.raises(DamagedDatabase), locked_database(trusted(hostile), tmp_path / "copy.db", LockWait(0)):
+    with pytest.raises(DamagedDatabase), locked_database(trusted(hostile), tmp_path / "copy.db", None, LockWait(0)):
         raise AssertionError("SQLite opened it")
     assert not is_usable(trusted(hostile), LockWait(0))
     assert victim.read_text() == "precious"

@@ -15,6 +15,7 @@ from release_tasks.assets.sqlite.database import capture_database, examine_datab
 from release_tasks.assets.sqlite.private import private_copy
 from release_tasks.assets.sqlite.restore import restore_database
 from release_tasks.assets.waiting import LockWait
+from release_tasks.core.digests import sha256_file
 from release_tasks.core.place import trusted
 from tests.support.hostile import make_sparse, name_pages_in_header, name_pages_in_journal, name_pages_in_wal
 
@@ -64,7 +65,7 @@ def test_a_restore_over_such_a_database_copies_no_pages_either(database: Path, t
     make, pages = BOMBS[name]
     make(database, pages)
     assert not is_usable(trusted(database), LockWait(1.0))
-    restore_database(tmp_path / "good.db", trusted(database))
+    restore_database(tmp_path / "good.db", trusted(database), sha256_file(tmp_path / "good.db"))
     assert is_usable(trusted(database), LockWait(1.0))
     assert blocks_below(tmp_path) < 1 << 20
 
