@@ -14,6 +14,7 @@ from release_tasks.archive.seal import is_sealed, sealed_document
 from release_tasks.core.canonical import InvalidDocument, pretty_bytes, read_document
 from release_tasks.core.codec import decode, encode
 from release_tasks.core.durable import write_atomic
+from release_tasks.core.records import SEQUENCE_LIMIT
 
 __all__ = ["Alias", "AliasFile", "follow"]
 
@@ -56,7 +57,10 @@ class AliasFile:
             raise InvalidDocument(
                 f"{self.path.name} has format {version}; this version of release-tasks reads up to {_VERSION}"
             )
-        return {alias.snapshot_id: alias for alias in decode(_Document, document, self.path.name).aliases}
+        aliases = decode(_Document, document, self.path.name).aliases
+        if not all(0 < alias.sequence < SEQUENCE_LIMIT for alias in aliases):
+            raise InvalidDocument(f"{self.path.name} has an invalid sequence")
+        return {alias.snapshot_id: alias for alias in aliases}
 
     def write(self, aliases: Iterable[Alias]) -> None:
         """Replace the file, durably, unless it has these aliases already. Raises OSError.

@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 
 from release_tasks.archive import legacy
 from release_tasks.archive.aliases import AliasFile, follow
-from release_tasks.archive.recorded import TAKEN
+from release_tasks.archive.recorded import TAKEN, read_recorded
 from release_tasks.archive.seal import is_sealed
 from release_tasks.archive.stores.local import LocalStore
 from release_tasks.assets.stored import is_folder
@@ -24,7 +24,7 @@ from release_tasks.core.codec import decode
 from release_tasks.core.entries import StoredEntries
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.core.ids import is_valid_id
-from release_tasks.core.records import FORMAT_VERSION, AssetRecord, SnapshotMetadata
+from release_tasks.core.records import FORMAT_VERSION, SEQUENCE_LIMIT, AssetRecord, SnapshotMetadata
 from release_tasks.core.typed import typed
 
 __all__ = ["Catalogue", "Unreadable"]
@@ -164,11 +164,16 @@ class Catalogue:
         return default
 
     def next_sequence(self) -> int:
-        """Return the sequence for a new snapshot: one more than the highest sequence that a known id has."""
-        used = [snapshot.sequence for snapshot in self.published()[0]]
+        """Return the sequence for a new snapshot: one more than the highest of those that the audit log knows.
+
+        When it knows none of them, all count: the log was lost, or an earlier version wrote them. Raises OSError.
+        """
+        used = {snapshot.snapshot_id: snapshot.sequence for snapshot in self.published()[0]}
         with contextlib.suppress(InvalidDocument):
-            used += [alias.sequence for alias in self.aliases.read().values()]
-        return max(used, default=0) + 1
+            used |= {alias.snapshot_id: alias.sequence for alias in self.aliases.read().values()}
+        recorded = read_recorded(self._audit.verify().events if self._audit is not None else [])
+        known = [sequence for name, sequence in used.items() if recorded.find(name) is not None]
+        return max(known or used.values(), default=0) + 1
 
     def _read(self, snapshot_id: str) -> SnapshotMetadata:
         name = f"{snapshot_id}/metadata.json"
@@ -188,7 +193,8 @@ class Catalogue:
             metadata = decode(SnapshotMetadata, document, name)
             if version > 1:
                 metadata = _with_stored_entries(metadata, self.store.fetch(snapshot_id))
-            if metadata.sequence < 1:  # 0 marks a snapshot of the older tool, which retention never removes
+            # 0 marks a snapshot of the older tool, which retention never removes.
+            if not 0 < metadata.sequence < SEQUENCE_LIMIT:
                 raise InvalidDocument(f"{name} has no valid sequence")
         if metadata.snapshot_id != snapshot_id:
             raise InvalidDocument(f"{name} belongs to snapshot {excerpt_line(metadata.snapshot_id)!r}")

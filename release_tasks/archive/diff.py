@@ -62,7 +62,9 @@ def compare_releases(settings: Settings, before: str, after: str) -> Comparison:
     pipeline = Pipeline(settings.release.root)
     found, provenance = compare(pipeline, before, after, paths), Provenance(settings, pipeline)
     for release_id in (before, after):
-        snapshot = _snapshot(pipeline, pipeline.get_manifest(release_id), [])
+        manifest = pipeline.get_manifest(release_id)
+        snapshot = _snapshot(pipeline, manifest, [])
+        found.notes.extend(f"the manifest of {release_id}: {what}" for what in provenance.release_refusals(manifest))
         if snapshot is not None and (refusal := provenance.refusal(snapshot)):
             found.notes.append(f"the snapshot of {release_id} does not agree with its records: {refusal}")
     return found

@@ -12,17 +12,19 @@ from attrs import evolve, frozen
 
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.legacy import readable_manifest
+from release_tasks.archive.recorded import read_recorded
 from release_tasks.archive.seal import is_sealed, sealed_document
 from release_tasks.archive.stores.local import LocalStore
 from release_tasks.archive.verdicts import Verdicts, read_verdicts
 from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt_line, pretty_bytes, read_document
 from release_tasks.core.codec import decode, encode
+from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.durable import fsync_directory, write_atomic
 from release_tasks.core.errors import StageError, StageFailed, UsageError
 from release_tasks.core.ids import is_valid_id, require_id
 from release_tasks.core.owned import require_own
-from release_tasks.core.records import AuditAnchor, Baseline, Manifest, RollbackState, SnapshotMetadata
+from release_tasks.core.records import SEQUENCE_LIMIT, AuditAnchor, Baseline, Manifest, RollbackState, SnapshotMetadata
 from release_tasks.core.redact import Redactor
 from release_tasks.core.typed import typed
 
@@ -182,11 +184,13 @@ class Pipeline:
     def record_published(self, manifest: Manifest) -> None:
         """Record that a release exists: from now on its manifest, its statement and its snapshot must exist."""
         assert manifest.snapshot is not None
+        digest = sha256_bytes(self.manifest_path(manifest.release_id).read_bytes())
         self.audit.append(
             "prepare.published",
             status="published",
             release_id=manifest.release_id,
             snapshot_id=manifest.snapshot.snapshot_id,
+            manifestDigest=digest,
         )
 
     def set_aside(self, release_id: str) -> None:
@@ -202,6 +206,16 @@ class Pipeline:
             os.rename(_statement_of(path), _statement_of(aside))
         os.rename(path, aside)
         fsync_directory(path.parent)
+
+    def next_sequence(self) -> int:
+        """Return the sequence for a new manifest: one more than the highest of those that the audit log knows.
+
+        When it knows none of them, all count: the log was lost, or an earlier tool wrote them. Raises OSError.
+        """
+        manifests = [file.manifest for file in self.read_manifests() if file.manifest is not None]
+        prepared = read_recorded(self.audit.verify().events).prepared
+        known = [manifest for manifest in manifests if manifest.release_id in prepared]
+        return max((manifest.sequence for manifest in known or manifests), default=0) + 1
 
     def lineage(self) -> str:
         """Return the sequence of the latest release snapshot and of the latest ready manifest, as ``3/3``."""
@@ -266,10 +280,11 @@ class Pipeline:
         """Record the releases whose snapshots are complete and not published yet, unless the log has them already."""
         unpublished = [m for name, m in committed.items() if self.catalogue.store.partial_path(name).is_dir()]
         if unpublished:
-            events = self.audit.verify().events
-            known = {event.get("releaseId") for event in events if event.get("event") == "prepare.published"}
+            recorded = read_recorded(self.audit.verify().events)
             for manifest in unpublished:
-                if manifest.release_id not in known:
+                assert manifest.snapshot is not None
+                is_prepared = recorded.prepared.get(manifest.release_id) == manifest.snapshot.snapshot_id
+                if is_prepared and manifest.release_id not in recorded.releases:
                     self.record_published(manifest)
 
     def has_leftovers(self) -> bool:
@@ -376,6 +391,8 @@ def _decode_manifest(path: Path) -> Manifest:
         )
     _require_unaltered(document, path.name)
     manifest = decode(Manifest, readable_manifest(document), path.name)
-    if manifest.sequence < 0 or (manifest.snapshot is not None and not is_valid_id(manifest.snapshot.snapshot_id)):
+    if not 0 <= manifest.sequence < SEQUENCE_LIMIT or (
+        manifest.snapshot is not None and not is_valid_id(manifest.snapshot.snapshot_id)
+    ):
         raise InvalidDocument(f"{path.name} has an invalid sequence or snapshotId")
     return manifest

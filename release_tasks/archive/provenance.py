@@ -19,7 +19,7 @@ from release_tasks.archive import legacy
 from release_tasks.archive.attestation.captured import read_signed_digests
 from release_tasks.archive.attestation.signing import trusted_keys
 from release_tasks.archive.attestation.verification import AttestationFinding, AttestationVerdict, verify_attestation
-from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.pipeline import ManifestFile, Pipeline
 from release_tasks.archive.recorded import RecordedSnapshot, RecordedSnapshots, read_recorded
 from release_tasks.archive.verify import SnapshotVerdict
 from release_tasks.assets.findings import AssetFinding
@@ -27,7 +27,7 @@ from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import InvalidDocument, excerpt_line
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.errors import StageError, StageFailed, UsageError, describe_error
-from release_tasks.core.records import RollbackJournal, SnapshotMetadata
+from release_tasks.core.records import Manifest, RollbackJournal, SnapshotMetadata
 from release_tasks.core.typed import typed
 
 if TYPE_CHECKING:
@@ -115,21 +115,112 @@ class Provenance:
         raise StageFailed(" ".join(sentences))
 
     def require_latest(self, snapshot: SnapshotMetadata) -> None:
-        """Raise StageFailed when the log knows a later release than the one of ``snapshot``, which was not removed.
+        """Raise StageFailed unless ``snapshot`` is the one of the latest release that the log knows.
 
-        For a rollback without an id: with the later snapshot gone, an older state would be restored.
+        For a rollback without an id: with the latest snapshot gone, or altered so that it does not count as the latest,
+        another state would be restored. Retention never removes the latest one, so its events are no excuse.
         """
-        if not self.recorded.releases:
-            return
-        release_id, latest = list(self.recorded.releases.items())[-1]
-        if latest in self.recorded.removed or latest in self._pipeline.catalogue.store.list():
-            return
-        anyway = typed("release.rollback", "--snapshot", snapshot.snapshot_id)
-        raise StageFailed(
-            f"The latest snapshot is missing, nothing was changed: the audit log has {latest} of release {release_id}, "
-            f"and a rollback would restore the older {snapshot.snapshot_id}. Bring it back, or restore the older one "
-            f"with `{anyway}`. To list what is missing, type `{typed('release.verify')}`."
+        problem = self.latest_problem(snapshot)
+        if problem:
+            anyway = typed("release.rollback", "--snapshot", snapshot.snapshot_id)
+            what, _, why = problem.partition(": ")
+            raise StageFailed(
+                f"{what}, nothing was changed: {why} Bring it back, or restore {snapshot.snapshot_id} with `{anyway}`. "
+                f"To list what is missing or was altered, type `{typed('release.verify')}`."
+            )
+
+    def latest_problem(self, snapshot: SnapshotMetadata) -> str:
+        """Return a sentence when ``snapshot`` is not the one of the latest release of the log; else an empty text."""
+        found = self.latest_release
+        if found is None or found == (snapshot.release_id, snapshot.snapshot_id):
+            return ""
+        release_id, latest = found
+        is_there = latest in {each.snapshot_id for each in self._pipeline.catalogue.published()[0]}
+        return (
+            f"The latest snapshot {'was altered' if is_there else 'is missing'}: the audit log has {latest} of release "
+            f"{release_id} as the latest one, and a rollback without an id would restore {snapshot.snapshot_id}."
         )
+
+    def hidden_latest(self) -> tuple[str, str]:
+        """Return the snapshot of the latest release, and why a rollback without an id would restore another one.
+
+        Two empty texts when it would restore it, or would be refused for another reason.
+        """
+        releases = [each for each in self._pipeline.catalogue.published()[0] if each.kind == "release"]
+        problem = self.latest_problem(releases[-1]) if releases else ""
+        return (self.latest_release[1], problem) if problem and self.latest_release is not None else ("", "")
+
+    @cached_property
+    def latest_release(self) -> tuple[str, str] | None:
+        """The id and the snapshot of the latest release that the log knows; None when it knows none."""
+        published = {**self.recorded.releases, **self.recorded.withdrawn}
+        for release_id in reversed(list(self.recorded.prepared)):
+            snapshot_id = published.get(release_id)
+            if snapshot_id is not None and not self._is_withdrawn(release_id, snapshot_id):
+                return release_id, snapshot_id
+        return None
+
+    def _is_withdrawn(self, release_id: str, snapshot_id: str | None) -> bool:
+        """Return whether the log says that a release was withdrawn, and no file contradicts it."""
+        if release_id not in self.recorded.withdrawn:
+            return False
+        file = self._pipeline.manifest_file(release_id)
+        if file is None:  # a withdrawal removes the statement, too
+            is_stated = os.path.lexists(self._pipeline.statement_path(release_id))
+        else:
+            is_stated = file.manifest is None or file.manifest.status == "ready"
+            if self.is_signed and not is_stated:
+                is_stated = verify_attestation(self._pipeline, file, self._keys).status == "damaged"
+        return not is_stated and snapshot_id not in self._pipeline.catalogue.store.list()
+
+    def require_release(self, manifest: Manifest, *, is_latest: bool = False, may_lack_records: bool = False) -> None:
+        """Raise StageFailed unless the log, and where keys are configured a statement, agree with ``manifest``.
+
+        ``is_latest``: it is that of latest.json. With ``may_lack_records`` only a contradiction is an error. Raises
+        UsageError when no key can check a signature, OSError.
+        """
+        findings = self.compare_release(manifest, is_latest=is_latest)
+        if may_lack_records:
+            findings = [finding for finding in findings if finding.kind == "differs"]
+        if findings:
+            choose = typed("release.rollback", "--snapshot", "ID")
+            raise StageFailed(
+                f"Release {excerpt_line(manifest.release_id)} is refused, nothing was changed: "
+                f"{'. Also '.join(map(str, findings))}. To list what was altered, type `{typed('release.verify')}`. "
+                f"To restore a snapshot of your choice: {choose}"
+            )
+
+    def compare_release(self, manifest: Manifest, *, is_latest: bool = False) -> list[RecordFinding]:
+        """Return where the log and the statement disagree with ``manifest``, which names the snapshot to restore."""
+        release_id = manifest.release_id
+        file = self._pipeline.manifest_file(release_id)
+        if file is None or file.manifest != manifest:
+            what = f"latest.json is not a copy of manifests/{excerpt_line(release_id)}.json"
+            return [RecordFinding(kind="differs", what=what)]
+        if not self.recorded.prepared:  # an older tool wrote all releases
+            return []
+        latest = self.latest_release
+        if is_latest and latest is not None and latest[0] != release_id:
+            what = f"latest.json is not the latest release of {_LOG}"
+            return [RecordFinding(kind="differs", what=what, recorded=latest[0], found=release_id)]
+        found = manifest.snapshot.snapshot_id if manifest.snapshot is not None else None
+        if release_id not in self.recorded.prepared:  # of an older tool, unless it names a snapshot of this package
+            is_known = self.recorded.find(found or "") is not None
+            return [RecordFinding(kind="differs", what=f"{_LOG} has no event of it")] if is_known else []
+        is_withdrawn = self._is_withdrawn(release_id, self.recorded.prepared[release_id])
+        recorded = None if is_withdrawn else self.recorded.prepared[release_id]
+        if recorded != found:
+            what = f"its manifest names another snapshot than {_LOG}"
+            return [RecordFinding(kind="differs", what=what, recorded=recorded or "no snapshot", found=found)]
+        taken = self.recorded.by_id.get(found or "")
+        findings = self._compare_manifest(file)
+        if not findings and self.is_signed:
+            verdict = verify_attestation(self._pipeline, file, self._keys)
+            findings = [RecordFinding(kind="differs", what=str(each)) for each in verdict.findings]
+            is_covered = taken is not None and self._is_covered(taken)
+            if verdict.status != "signed" and not findings and not is_covered:
+                findings = [RecordFinding(kind="unsigned", what=f"no trusted key signed release {release_id}")]
+        return findings
 
     def require_journal(self, journal: RollbackJournal, *, unverified: bool = False) -> None:
         """Raise StageFailed when the log has no unfinished rollback that can have written ``journal``."""
@@ -155,11 +246,18 @@ class Provenance:
         except (StageError, OSError) as error:
             return describe_error(error)
 
+    def release_refusals(self, manifest: Manifest) -> list[str]:
+        """Return why ``manifest`` does not agree with its records; a missing signature alone is no reason."""
+        try:
+            return [str(finding) for finding in self.compare_release(manifest) if finding.kind != "unsigned"]
+        except (StageError, OSError) as error:
+            return [describe_error(error)]
+
     def compare_with_log(self, snapshot: SnapshotMetadata, requested: str | None = None) -> list[RecordFinding]:
         """Compare a snapshot with its event; ``requested`` is the removed equal snapshot that was typed, if any."""
-        if legacy.is_legacy(snapshot):  # it is older than the log, and is restored with --force only
-            return []
         recorded = self.recorded.find(snapshot.snapshot_id)
+        if legacy.is_legacy(snapshot):  # it is older than the log, and is restored with --force only
+            return self._compare_legacy(snapshot, recorded)
         if recorded is None:
             return [RecordFinding(kind="missing", what=f"{_LOG} has no event of it")]
         if recorded.digest not in (None, snapshot.digest):
@@ -173,7 +271,7 @@ class Provenance:
         if removed is not None and snapshot.snapshot_id in self._pipeline.catalogue.store.list():
             what = f"{_LOG} says that retention removed it on {removed}, and it is here again"
             findings.append(RecordFinding(kind="missing", what=what))
-        if snapshot.kind == "release":
+        if snapshot.release_id is not None:
             findings += self._compare_anchor(snapshot, recorded)
         if requested not in (None, snapshot.snapshot_id):
             findings += self._compare_alias(str(requested), snapshot)
@@ -183,11 +281,43 @@ class Provenance:
         """Compare the event of a release with the one that its manifest names; a signature covers the manifest."""
         file = self._pipeline.manifest_file(str(snapshot.release_id))
         manifest = file.manifest if file is not None else None
-        if manifest is None or manifest.audit in (None, recorded.anchor):
+        if file is None or manifest is None:
             return []
-        assert manifest.audit is not None
-        what = f"the event of release {snapshot.release_id} is not the one that its manifest names"
-        return [RecordFinding(kind="missing", what=what, recorded=manifest.audit.hash, found=recorded.anchor.hash)]
+        if snapshot.kind == "release" and manifest.audit not in (None, recorded.anchor):
+            assert manifest.audit is not None
+            what = f"the event of release {snapshot.release_id} is not the one that its manifest names"
+            return [RecordFinding(kind="missing", what=what, recorded=manifest.audit.hash, found=recorded.anchor.hash)]
+        return self._compare_manifest(file)
+
+    def _compare_manifest(self, file: ManifestFile) -> list[RecordFinding]:
+        """Compare a manifest with the events of its release: a restart and the health check depend on it."""
+        manifest, name = file.manifest, f"manifests/{excerpt_line(file.release_id)}.json"
+        if manifest is None:
+            return []
+        expected = self.recorded.manifests.get(file.release_id)
+        found = sha256_file(self._pipeline.manifest_path(file.release_id))
+        advice = "move it away to restore the snapshot without it"
+        if expected not in (None, found):
+            what = f"{name} was altered ({advice})"
+            return [RecordFinding(kind="differs", what=what, recorded=expected, found=found)]
+        taken = self.recorded.by_id.get(self.recorded.prepared.get(file.release_id) or "")
+        if manifest.first_deployment and not (taken is not None and taken.is_first):
+            what = f"{name} says that the release was the first deployment, and {_LOG} does not ({advice})"
+            return [RecordFinding(kind="differs", what=what)]
+        return []
+
+    def _compare_legacy(self, snapshot: SnapshotMetadata, recorded: RecordedSnapshot | None) -> list[RecordFinding]:
+        """A snapshot that this package took has digests. Without them, it was altered."""
+        what = "it has no digests, as if an older tool had taken it"
+        if recorded is not None and (recorded.is_capture or recorded.digest or recorded.checksum):
+            what += f", and {_LOG} has its event"
+            return [RecordFinding(kind="differs", what=what, recorded=recorded.digest, found=None)]
+        for file in self._pipeline.read_manifests():
+            named = file.manifest.snapshot if file.manifest is not None else None
+            if named is not None and named.snapshot_id == snapshot.snapshot_id and named.digest:
+                what += f", and manifests/{excerpt_line(file.release_id)}.json has its digest"
+                return [RecordFinding(kind="differs", what=what, recorded=named.digest, found=None)]
+        return []
 
     def _compare_alias(self, requested: str, snapshot: SnapshotMetadata) -> list[RecordFinding]:
         before = self.recorded.find(requested)
@@ -280,7 +410,8 @@ class Provenance:
 
     def _lost(self, recorded: RecordedSnapshots) -> list[str]:
         store = self._pipeline.catalogue.store
-        stored = set(store.list())
+        snapshots, unreadable = self._pipeline.catalogue.published()  # an empty folder is no snapshot
+        stored = {each.snapshot_id for each in snapshots} | {each.snapshot_id for each in unreadable}
         needed = dict.fromkeys([*recorded.releases.values(), *sorted(recorded.safety)])
         return [
             name

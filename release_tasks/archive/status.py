@@ -10,10 +10,11 @@ from attrs import field, frozen
 from release_tasks.archive.aliases import Alias
 from release_tasks.archive.catalogue import Unreadable
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
+from release_tasks.archive.provenance import Provenance
 from release_tasks.archive.restore_tests import RestoreTests, read_restore_tests
 from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import InvalidDocument
-from release_tasks.core.errors import StageFailed
+from release_tasks.core.errors import StageError, StageFailed
 from release_tasks.core.lock import Holder, current_holder
 from release_tasks.core.records import Manifest, RollbackState, SnapshotMetadata
 
@@ -61,6 +62,10 @@ def release_status(settings: Settings) -> ReleaseStatus:
     aliases: dict[str, Alias] = {}
     with contextlib.suppress(InvalidDocument):
         aliases = pipeline.catalogue.aliases.read()
+    with contextlib.suppress(StageError, OSError):
+        hidden, reason = Provenance(settings, pipeline).hidden_latest()
+        if hidden and hidden not in {each.snapshot_id for each in unreadable}:
+            unreadable = [*unreadable, Unreadable(hidden, reason)]
     return ReleaseStatus(
         root=pipeline.root,
         current=pipeline.latest_ready(),

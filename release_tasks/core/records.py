@@ -12,6 +12,7 @@ from attrs import field, fields, frozen
 
 __all__ = [
     "FORMAT_VERSION",
+    "SEQUENCE_LIMIT",
     "Artifact",
     "AssetEntry",
     "AssetKind",
@@ -36,6 +37,7 @@ __all__ = [
     "SnapshotReference",
 ]
 
+SEQUENCE_LIMIT = 1 << 53  # other programs read the numbers of JSON as floats, which are exact up to here (RFC 8259, 6)
 FORMAT_VERSION = 2
 
 AssetKind = Literal["sqlite", "file", "directory"]

@@ -341,7 +341,6 @@ def _draft(
     pipeline: Pipeline, report: PreflightReport, release_id: str, baseline: Baseline | None, application: Application
 ) -> Manifest:
     """Return the manifest without a snapshot, as ``blocked``."""
-    sequences = [file.manifest.sequence for file in pipeline.read_manifests() if file.manifest is not None]
     started = [check.started_at for check in report.checks if check.started_at]
     completed = [check.completed_at for check in report.checks if check.completed_at]
     phases = []
@@ -358,7 +357,7 @@ def _draft(
         manifest_version=MANIFEST_VERSION,
         release_id=release_id,
         generated_at=timestamp(),
-        sequence=max(sequences, default=0) + 1,
+        sequence=pipeline.next_sequence(),
         app_name=application.name,
         app_version=application.version,
         git_commit=application.git_commit,

@@ -54,6 +54,10 @@ def verify_snapshots(settings: Settings, snapshot_id: str | None = None, *, emit
             SnapshotVerdict(snapshot_id=name, status="damaged", findings=[AssetFinding(key="*", what=finding.what)])
             for name, finding in provenance.missing_snapshots()
         ]
+        hidden, problem = provenance.hidden_latest()
+        if hidden and hidden not in {verdict.snapshot_id for verdict in verdicts if verdict.status == "damaged"}:
+            finding = AssetFinding(key="*", what=problem.rstrip("."))
+            verdicts.append(SnapshotVerdict(snapshot_id=hidden, status="damaged", findings=[finding]))
         attestations += provenance.missing_releases()
     return Verification(snapshots=verdicts, attestations=attestations)
 

@@ -68,7 +68,7 @@ def _show_dry(current: Session, settings: Settings, release_id: str | None) -> N
     from release_tasks.stages.watch.watching import require_watchable
 
     require_watchable(settings)
-    rules, context = settings.release.watch, watch_context(current.pipeline, release_id)
+    rules, context = settings.release.watch, watch_context(settings, current.pipeline, release_id)
     release = context.release_id
     target = context.snapshot_id if rules.rollback and not context.blocker else None
     times = {"for": show_duration(rules.for_), "interval": show_duration(rules.interval)}

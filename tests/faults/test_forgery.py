@@ -6,9 +6,12 @@ refusal comes before anything is touched, it is on record, and ``release.verify`
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,12 +30,13 @@ from release_tasks import (
 )
 from release_tasks.archive.attestation.signing import signer_of
 from release_tasks.archive.diff import compare_releases
+from release_tasks.archive.verify import require_intact
 from release_tasks.core.errors import StageError, StageFailed
 from release_tasks.core.records import RollbackOutcome
 from release_tasks.report.html.page import find_release, gather
 from release_tasks.stages.diagnose.guide import diagnose_service
-from release_tasks.stages.rollback import engine
-from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback import engine, recovery
+from release_tasks.stages.rollback.engine import RollbackRequest, roll_back, rollback
 from tests.support.commands import run_inv, write_project_files
 from tests.support.faults.replace import replace
 from tests.support.files import listing
@@ -363,6 +367,58 @@ def plant_an_older_form(scene: Scene) -> str:
     return folder.name
 
 
+def empty_the_latest(scene: Scene) -> None:
+    """Remove what is in the folder of the latest snapshot, and keep its name."""
+    folder = scene.forger.snapshots / _v3(scene)
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def rename_the_kind(scene: Scene) -> None:
+    """Make the latest snapshot look like a safety snapshot."""
+    folder = scene.forger.snapshots / _v3(scene)
+    scene.forger.alter(folder / "metadata.json", kind="safety")
+
+
+def downgrade(scene: Scene) -> str:
+    """Give the latest snapshot the form of the older tool, which has no digests, and change an asset."""
+    folder = scene.forger.snapshots / _v3(scene)
+    (folder / "assets" / "mcp" / "mcp.json").write_bytes(FORGED)
+    asset = {"key": "mcp", "relativePath": "mcp/mcp.json", "kind": "file", "exists": True}
+    document = {"snapshotId": folder.name, "releaseId": "v3", "createdAt": "2024-01-01T00:00:00Z", "assets": [asset]}
+    (folder / "metadata.json").write_text(json.dumps({**document, "metadataPath": ""}))
+    return folder.name
+
+
+def downgrade_the_default(scene: Scene) -> None:
+    """The same, so that the release before it counts as the latest."""
+    downgrade(scene)
+
+
+def remove_and_withdraw(scene: Scene) -> None:
+    """Remove the latest snapshot, with events as if it had been removed and its release withdrawn."""
+    name = _v3(scene)
+    scene.forger.remove(name)
+    scene.forger.append(event="retention.applied", status="removed", removedSnapshots=[name], aliases={})
+    scene.forger.append(event="prepare.blocked", status="blocked", releaseId="v3")
+
+
+def publish_an_older_one_again(scene: Scene) -> None:
+    """Remove the later snapshots, with events as if the first release had been published after them."""
+    name, latest = scene.forger.snapshot_of("v1"), _v3(scene)
+    scene.forger.remove(scene.forger.snapshot_of("v2"), latest)
+    scene.forger.append(event="prepare.published", status="published", releaseId="v1", snapshotId=name)
+    scene.forger.append(event="prepare.published", status="published", releaseId="v9", snapshotId=name)
+    scene.forger.append(event="retention.applied", status="removed", removedSnapshots=[], aliases={latest: name})
+
+
+def pretend_first(scene: Scene) -> str:
+    """Change the manifest alone: a rollback to the state before the first deployment asks and restarts no service."""
+    for name in ("v3.json", "latest.json"):
+        scene.forger.alter(scene.forger.manifests / name, firstDeployment=True)
+    return _v3(scene)
+
+
 _UNKNOWN = "the audit log has no event of it"
 _DIGEST = "its digest differs from the one in the audit log"
 # Without a key, too: the log and the snapshots must agree.
@@ -381,6 +437,13 @@ BOTH: dict[str, tuple[Act, str]] = {
     "the log is replaced": (replace_the_log, "is not the one that its manifest names"),
     "the end of the log is cut": (cut_the_log, _UNKNOWN),
     "a removed snapshot is put back": (put_back, "says that retention removed it"),
+    "the latest snapshot is emptied": (empty_the_latest, "The latest snapshot is missing"),
+    "the latest snapshot becomes a safety snapshot": (rename_the_kind, "The latest snapshot was altered"),
+    "the latest snapshot loses its digests": (downgrade_the_default, "The latest snapshot was altered"),
+    "a snapshot loses its digests": (downgrade, "has no digests"),
+    "the latest release is withdrawn": (remove_and_withdraw, "The latest snapshot is missing"),
+    "an older release is published again": (publish_an_older_one_again, "The latest snapshot"),
+    "the manifest is changed": (pretend_first, "manifests/v3.json was altered"),
     "the id of another state": (forge_an_alias, "whose digest in the audit log is another one"),
     "an id that was never used": (plant_an_alias, "does not say that it stands for"),
 }
@@ -433,6 +496,10 @@ def assert_found(scene: Scene, act: Act, expected: str) -> None:
     assert is_good == (act in _NOTES), found
     if act is remove_the_latest:
         assert "is missing: the audit log has its event" in found and "manifests/v3.json: is missing" in found
+    elif act is publish_an_older_one_again:
+        assert "of release v9 as the latest one" in found
+    elif act in (rename_the_kind, downgrade_the_default):
+        assert "the checksum of its metadata differs" in found or "it has no digests" in found
     elif act is alter_everything_and_unsign:
         assert "manifests/v3.json.intoto.jsonl: is missing" in found
     else:
@@ -462,6 +529,7 @@ def test_a_consistent_rewrite_without_keys_is_restored(unsigned: Scene) -> None:
     for path in forger.manifests.glob("*.json"):
         path.write_text(json.dumps({**json.loads(path.read_bytes()), "audit": None}))
         forger.seal(path)
+    forger.tell_manifests()
     assert unsigned.roll_back(name).status == "restored"
     assert unsigned.project.mcp.read_bytes() == FORGED
 
@@ -682,3 +750,169 @@ def test_forged_latest_is_found(signed: Scene) -> None:
     assert "manifests/latest.json: is not a copy" in signed.findings()
     assert signed.roll_back().status == "restored"
     assert signed.findings().startswith("safety_snapshot") and "latest.json" not in signed.findings(), "it is repaired"
+
+
+def exchange_the_database(scene: Scene) -> None:
+    """Put another database in the place of the stored one."""
+    stored = next((scene.forger.snapshots / _v3(scene) / "assets").glob("*/app.db"))
+    other = stored.with_name("other.db")
+    with contextlib.closing(sqlite3.connect(other)) as database:
+        database.execute("CREATE TABLE evil(x)")
+    os.replace(other, stored)
+
+
+def extend_the_list(scene: Scene) -> None:
+    """Change the mode of a file in the list of a folder."""
+    path = scene.forger.snapshots / _v3(scene) / "entries" / "identity.jsonl"
+    path.write_text(path.read_text().replace('"mode":', '"mode":1'))
+
+
+def files(scene: Scene) -> dict[str, Any]:
+    """Return the live files, without the mark of the stop command."""
+    return {path: info for path, info in scene.live().items() if path != "stopped" and not stat.S_ISDIR(info[0])}
+
+
+LATE: dict[str, tuple[Callable[[Scene], None], str, str]] = {
+    "a database, before its lock": (exchange_the_database, "lock_all", "changed after it was verified"),
+    "a list of entries, before it is staged": (
+        extend_the_list,
+        "staged",
+        "it is not the list whose digest is recorded",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_exchange_after_the_verification_changes_nothing(
+    unsigned: Scene, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte that goes live is compared with the record when it is read for that."""
+    act, step, expected = LATE[name]
+    original = getattr(engine, step)
+    monkeypatch.setattr(engine, step, lambda *rest: (act(unsigned), original(*rest))[1])
+    shutil.rmtree(unsigned.project.identity)
+    before = files(unsigned)
+    outcome = unsigned.roll_back(_v3(unsigned))
+    assert outcome.status == "failed" and expected in outcome.diagnostics[0], outcome.diagnostics
+    assert files(unsigned) == before
+
+
+def test_exchange_after_the_verification_of_a_recovery(signed: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recovery takes the interrupted rollback back: the live state is as before it, in each asset."""
+    before = files(signed)
+    interrupt(signed, _v3(signed))
+
+    def verify(*rest: Any) -> None:
+        require_intact(*rest)
+        exchange_the_database(signed)
+
+    monkeypatch.setattr(recovery, "require_intact", verify)
+    try:
+        assert recover(signed.project.settings, unverified=True).status == "undone"
+    finally:
+        monkeypatch.undo()
+    assert files(signed).keys() - {"state/app.db-shm", "state/app.db-wal"} == before.keys()
+    assert files(signed)["state/mcp.json"] == before["state/mcp.json"]
+    with contextlib.closing(sqlite3.connect(signed.project.database)) as database:
+        assert database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'evil'").fetchone() == (0,)
+
+
+def lead_elsewhere(scene: Scene) -> None:
+    """Let the latest manifest name the snapshot of an older release."""
+    reference = json.loads((scene.forger.manifests / "v1.json").read_bytes())["snapshot"]
+    for name in ("v3.json", "latest.json"):
+        scene.forger.alter(scene.forger.manifests / name, snapshot=reference)
+
+
+def lead_elsewhere_with_its_log(scene: Scene) -> None:
+    """The same, with a log that agrees."""
+    lead_elsewhere(scene)
+    name = scene.forger.snapshot_of("v1")
+    digest = scene.project.pipeline.catalogue.get(name).digest
+
+    def altered(event: dict[str, Any]) -> dict[str, Any]:
+        is_of_it = event.get("releaseId") == "v3" and str(event["event"]).startswith("prepare.")
+        return {**event, "snapshotId": name, **({"digest": digest} if "digest" in event else {})} if is_of_it else event
+
+    scene.forger.rewrite_log(altered)
+    scene.forger.reanchor()
+    scene.forger.tell_manifests()
+
+
+def older_latest(scene: Scene) -> None:
+    """Let latest.json be a copy of the manifest of an older release."""
+    shutil.copy(scene.forger.manifests / "v1.json", scene.forger.manifests / "latest.json")
+
+
+def latest_alone(scene: Scene) -> None:
+    """Change latest.json alone."""
+    scene.forger.alter(scene.forger.manifests / "latest.json", baseline=None, appName="other")
+
+
+MANIFESTS: dict[str, tuple[Callable[[Scene], None], bool]] = {
+    "another snapshot": (lead_elsewhere, True),
+    "an older latest.json": (older_latest, False),
+    "latest.json alone": (latest_alone, False),
+}
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+@pytest.mark.parametrize("name", [*MANIFESTS, "another snapshot, and the log"])
+def test_no_command_follows_a_forged_manifest(signed: Scene, unsigned: Scene, name: str, is_signed: bool) -> None:
+    """Neither a watch, before it watches for minutes, nor a rollback of a release."""
+    if name not in MANIFESTS and not is_signed:
+        return  # without keys nothing is left to compare
+    scene = signed if is_signed else unsigned
+    act, is_of_release = MANIFESTS.get(name, (lead_elsewhere_with_its_log, True))
+    act(scene)
+    before = scene.live()
+    settings = with_flags(scene.project.settings, rollback=True, health_url="http://127.0.0.1:9/health")
+    with pytest.raises(StageFailed, match="is refused, nothing was changed"):
+        watch_release(settings)
+    if is_of_release:
+        with pytest.raises(StageFailed, match="is refused, nothing was changed"):
+            roll_back(settings, release_id="v3", unverified=True)
+        with pytest.raises(StageFailed, match="is refused, nothing was changed"):
+            plan_rollback(settings, release_id="v3")
+        assert any("the manifest of v3" in note for note in compare_releases(settings, "v2", "v3").notes)
+    assert scene.live() == before
+
+
+def test_replayed_state_makes_no_noop(unsigned: Scene) -> None:
+    """The state file of a rollback that was undone since: its snapshot is not live."""
+    name, path = unsigned.forger.snapshot_of("v1"), unsigned.project.pipeline.state_path
+    done = unsigned.roll_back(name)
+    replayed = path.read_bytes()
+    assert unsigned.roll_back(name).status == "noop"
+    assert unsigned.roll_back(done.safety_snapshot_id).status == "restored"
+    path.write_bytes(replayed)
+    shutil.copy(unsigned.forger.snapshots / name / "assets" / "mcp" / "mcp.json", unsigned.project.mcp)
+    assert unsigned.roll_back(name).status == "restored"
+
+
+def test_handwritten_state_of_a_running_rollback_is_no_restore(unsigned: Scene) -> None:
+    """A recovery does not write to the log what only the state file says."""
+    name, path = unsigned.forger.snapshot_of("v1"), unsigned.project.pipeline.state_path
+    started = next(e["rollbackId"] for e in unsigned.forger.events() if e["event"] == "rollback.started")
+    forged = {"snapshotId": name, "status": "in_progress", "updatedAt": "", "detail": "", "restored": True}
+    path.write_text(json.dumps({**forged, "restoredSnapshotId": name, "rollbackId": started}))
+    recover(unsigned.project.settings)
+    assert (unsigned.last_event()["event"], unsigned.last_event()["status"]) == ("rollback.recovered", "failed")
+
+
+@pytest.mark.parametrize("sequence", [(1 << 53) - 1, 10**300 - 1])
+def test_planted_sequence_is_never_used(unsigned: Scene, sequence: int) -> None:
+    """The next release has the next sequence of the log; the planted snapshot is named, and never restored."""
+    forger, name = unsigned.forger, "v9_snapshot"
+    forger.copy(_v3(unsigned), name, releaseId="v9", sequence=sequence)
+    shutil.copy(forger.manifests / "v3.json", forger.manifests / "v9.json")
+    forger.alter(forger.manifests / "v9.json", releaseId="v9", sequence=sequence)
+    release(unsigned.project, "v4")
+    pipeline = unsigned.project.pipeline
+    made = pipeline.catalogue.get(forger.snapshot_of("v4"))
+    assert made.sequence < 10 and pipeline.get_manifest("v4").sequence == 4
+    assert name in unsigned.findings()
+    outcome = unsigned.roll_back()
+    assert outcome.status == "failed" and name in outcome.diagnostics[0]
+    forger.remove(name)
+    assert unsigned.roll_back(force=True).snapshot_id == made.snapshot_id

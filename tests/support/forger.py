@@ -95,6 +95,21 @@ class Forger:
 
         self.rewrite_log(altered)
 
+    def tell_manifests(self) -> None:
+        """Rewrite the log as if it had recorded the present manifests from the start."""
+
+        def altered(event: Event) -> Event:
+            path = self.manifests / f"{event.get('releaseId')}.json"
+            if "manifestDigest" not in event or not path.exists():
+                return event
+            return {**event, "manifestDigest": sha256_bytes(path.read_bytes())}
+
+        self.rewrite_log(altered)
+
+    def alter(self, path: Path, **values: Any) -> None:
+        """Change values of a document that is no snapshot, and seal it anew."""
+        path.write_text(json.dumps(reseal_plain({**json.loads(path.read_bytes()), **values})))
+
     def append(self, **values: Any) -> None:
         """Append an event; the chain stays valid."""
         extra = {"actor": "root", "host": "host", "detail": "", "time": "2026-11-29T00:00:00.000Z", **values}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
 from release_tasks.archive.diff import Comparison, compare_releases
@@ -104,6 +104,10 @@ def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
     reference = reference_of(pipeline, file)
     snapshot_id = reference.snapshot_id if reference is not None else None
     snapshot = snapshot_of(provenance, pipeline, reference)
+    refusals = provenance.release_refusals(manifest) if manifest is not None else []
+    if snapshot is not None and snapshot.is_restorable and refusals:
+        finding = f"Its release does not agree with its records: {text('; '.join(refusals), 500)}."
+        snapshot = evolve(snapshot, tone="bad", finding=finding, is_restorable=False)
     try:
         audit = pipeline.audit.verify(pipeline.anchors())
     except (StageError, OSError) as error:

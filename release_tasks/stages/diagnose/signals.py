@@ -10,7 +10,7 @@ from attrs import define, evolve, field, frozen
 
 from release_tasks.archive.capacity import Space, capture_needs, restore_needs, spaces
 from release_tasks.archive.pipeline import Pipeline
-from release_tasks.archive.provenance import Provenance, with_records
+from release_tasks.archive.provenance import Provenance, RecordFinding, with_records
 from release_tasks.archive.restore_tests import RestoreTest, RestoreTests, read_restore_tests
 from release_tasks.archive.verdicts import Verdicts, read_verdicts
 from release_tasks.archive.verify import SnapshotVerdict, verify_all
@@ -189,7 +189,10 @@ def read_signals(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) ->
 def _verdict(settings: Settings, pipeline: Pipeline, snapshot_id: str, emit: Emit) -> SnapshotVerdict:
     """Return the verdict on the bytes and the records of a snapshot; a rollback refuses a damaged one."""
     verdict = verify_all(pipeline.catalogue, snapshot_id, assets=settings.release.assets, emit=emit)[0]
-    records = Provenance(settings, pipeline).find(pipeline.catalogue.get(snapshot_id))
+    provenance, snapshot = Provenance(settings, pipeline), pipeline.catalogue.get(snapshot_id)
+    records = provenance.find(snapshot)
+    if problem := provenance.latest_problem(snapshot):
+        records.append(RecordFinding(kind="missing", what=problem.rstrip(".")))
     return with_records(verdict, [evolve(each, kind="missing") for each in records])
 
 

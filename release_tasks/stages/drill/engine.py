@@ -157,10 +157,10 @@ class _Rehearsal:
             )
         require_intact(self.pipeline.catalogue, snapshot, self.emit)
         provenance = Provenance(self.settings, self.pipeline)
-        if self.requested_id is None:
-            provenance.require_latest(snapshot)
         command = typed("release.rollback", "--snapshot", snapshot.snapshot_id, "--unverified")
         provenance.require(snapshot, requested=self.requested_id, command=command)
+        if self.requested_id is None:
+            provenance.require_latest(snapshot)
         if not any(snapshot.asset(key) for key in self.settings.release.assets):
             raise StageFailed(f"Snapshot {snapshot.snapshot_id} contains no asset of release.assets.")
 

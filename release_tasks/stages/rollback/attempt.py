@@ -11,6 +11,7 @@ from attrs import evolve, field, frozen
 
 from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.provenance import Provenance
 from release_tasks.archive.retention import apply_retention
 from release_tasks.assets.base import AssetConfig
 from release_tasks.config.schema import Settings
@@ -190,7 +191,7 @@ def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, em
                 emit(StepBegan("recover"))
                 recover_locked(settings, pipeline, emit, unverified=request.unverified)
                 _require_unchanged(pipeline, request.only_while)
-                _require_latest(pipeline, request)
+                _require_latest(settings, pipeline, request)
                 with Parents(settings.project, settings.release.assets).made_accessible() as closed_parents:
                     yield RollbackAttempt(
                         settings=settings,
@@ -242,9 +243,15 @@ def _require_unchanged(pipeline: Pipeline, before: Precondition | None) -> None:
         raise Superseded(f"Another rollback ran meanwhile{last}, so this rollback was cancelled.")
 
 
-def _require_latest(pipeline: Pipeline, request: RollbackRequest) -> None:
+def _require_latest(settings: Settings, pipeline: Pipeline, request: RollbackRequest) -> None:
     """Raise Superseded if another release than that of the request is the latest: the rollback would undo it, too."""
-    if request.release_id is not None and (newer := pipeline.newer_than(request.release_id)):
+    if request.release_id is None:
+        return
+    recorded = Provenance(settings, pipeline).latest_release
+    newer = pipeline.newer_than(request.release_id)
+    if not newer and recorded is not None and recorded[0] != request.release_id:
+        newer = recorded[0]
+    if newer:
         raise Superseded(
             f"Release {newer} was prepared meanwhile, so the rollback of {request.release_id} was cancelled. "
             f"To undo both: {typed('release.rollback', '--snapshot', request.snapshot_id)}"

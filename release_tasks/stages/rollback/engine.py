@@ -54,7 +54,7 @@ def roll_back(
     """
     pipeline = Pipeline(settings.release.root)
     with stage(settings, pipeline, "release.rollback", notices) as notifications:
-        snapshot_id = snapshot_id or snapshot_before(pipeline, release_id)
+        snapshot_id = snapshot_id or snapshot_before(settings, pipeline, release_id, unverified=unverified)
         request = RollbackRequest(
             snapshot_id=snapshot_id,
             release_id=release_id,

@@ -96,8 +96,8 @@ def find_last_restore(
     state = pipeline.known_state()
     if state is None or state.restored_snapshot_id != target.snapshot_id or pipeline.was_prepared_since(state.lineage):
         return None
-    if target.snapshot_id not in Provenance(settings, pipeline).recorded.rollbacks.values():
-        return None  # no rollback of the log restored it, so a rollback did not write this state
+    if target.snapshot_id != Provenance(settings, pipeline).recorded.live:
+        return None  # another rollback took effect since, or none did: the state file is an old or a forged one
     assets = sorted(settings.release.assets.items(), key=lambda item: item[1].kind.state_check_cost)
     last = LastRestore(target=target, is_before_first=pipeline.is_before_first(target))
     for folder, difference in Parents(settings.project, settings.release.assets).differences(target).items():

@@ -101,7 +101,7 @@ def plan_rollback(
     pipeline = Pipeline(settings.release.root)
     require_own_stores(settings)
     catalogue = pipeline.catalogue
-    target = catalogue.find(snapshot_id or snapshot_before(pipeline, release_id))
+    target = catalogue.find(snapshot_id or snapshot_before(settings, pipeline, release_id, unverified=unverified))
     diagnostics = catalogue.note_on(snapshot_id, target)
     if release_id is not None and (newer := pipeline.newer_than(release_id)):
         diagnostics.append(f"Release {newer} was prepared after {release_id}, so this rollback would be refused.")
@@ -110,17 +110,20 @@ def plan_rollback(
     diagnostics += notes_on_rollback_to_first(settings, pipeline, target, is_plan=True) or _notes_on_service(settings)
     requested = snapshot_id or target.snapshot_id
     provenance, words = Provenance(settings, pipeline), ["--plan", "--snapshot", requested, "--unverified"]
+    is_default = snapshot_id is None and release_id is None and not unverified
     if legacy.is_legacy(target):
         command = typed("release.rollback", *words, "--force")
         diagnostics += provenance.require(target, command=command, unverified=unverified)
+        if is_default:
+            provenance.require_latest(target)
         diagnostics.append(_note_on_legacy(settings, target, is_forced=force))
         return RollbackPlan(snapshot_id=target.snapshot_id, changes=[], diagnostics=diagnostics)
     emit(StepBegan("verify", target.snapshot_id))
     require_intact(catalogue, target, emit)
-    if snapshot_id is None and release_id is None and not unverified:
-        provenance.require_latest(target)
     command = typed("release.rollback", *words)
     diagnostics += provenance.require(target, requested=snapshot_id, command=command, unverified=unverified)
+    if is_default:
+        provenance.require_latest(target)
     if (holder := current_holder(pipeline.root)) is not None:
         diagnostics.append(f"The state may change while this plan is read: another command is running, {holder}.")
     amendment = plan_amendment(settings, pipeline, target)
@@ -201,13 +204,18 @@ def plan_changes(
     return RollbackPlan(snapshot_id=target.snapshot_id, changes=changes, diagnostics=diagnostics)
 
 
-def snapshot_before(pipeline: Pipeline, release_id: str | None) -> str | None:
-    """Return the snapshot of the state before a release; None without a release. Raises UsageError, StageFailed."""
+def snapshot_before(settings: Settings, pipeline: Pipeline, release_id: str | None, *, unverified: bool) -> str | None:
+    """Return the snapshot of the state before a release; None without a release.
+
+    Raises UsageError, and StageFailed when the manifest of the release cannot be read or does not agree with its
+    records; with ``unverified`` only for a contradiction.
+    """
     if release_id is None:
         return None
     manifest = pipeline.get_manifest(release_id)
     if manifest.snapshot is None:
         raise UsageError(f"Release {release_id} is {manifest.status} and has no snapshot. Choose one with --snapshot.")
+    Provenance(settings, pipeline).require_release(manifest, may_lack_records=unverified)
     return manifest.snapshot.snapshot_id
 
 

@@ -16,6 +16,7 @@ from attrs import evolve, field, frozen
 from release_tasks.archive.parents import Parents, remove_empty
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.provenance import Provenance
+from release_tasks.archive.recorded import read_recorded
 from release_tasks.archive.verify import require_intact
 from release_tasks.assets.placing import leftovers, with_current_devices
 from release_tasks.config.schema import Settings
@@ -184,6 +185,10 @@ def recover_locked(
     removed = [str(path) for path in _discard_staged(settings, ids, emit)] + pipeline.clean_up()
     if state is not None and state.status == "in_progress":
         detail = "it left no journal, so no live asset was changed"
+        # A copy of the file of an earlier rollback says what is not so: the log has the rollback that is not finished.
+        recorded = read_recorded(pipeline.audit.verify().events)
+        is_open = state.rollback_id is not None and recorded.open_rollback == state.rollback_id
+        state = evolve(state, restored=state.restored and is_open)
         if state.restored:
             detail = "its snapshot is live, and health was not checked"
         anchor = pipeline.audit.append(

@@ -34,8 +34,8 @@ def resolve_and_verify(run: RollbackAttempt) -> SnapshotMetadata:
     target = run.pipeline.catalogue.find(run.request.snapshot_id)
     run.emit(StepBegan("verify", target.snapshot_id))
     if legacy.is_legacy(target):
+        require_records(run, target)  # first: a record may say that it is no such snapshot, and --force cannot help
         require_forced(target, is_forced=run.request.force)
-        require_records(run, target)
         return adopt_legacy(run.settings, run.pipeline, target, emit=run.emit)
     require_intact(run.pipeline.catalogue, target, run.emit)
     require_records(run, target)
@@ -45,11 +45,12 @@ def resolve_and_verify(run: RollbackAttempt) -> SnapshotMetadata:
 def require_records(run: RollbackAttempt, target: SnapshotMetadata) -> None:
     """Raise StageFailed unless the audit log, and where keys are configured a statement, agrees with ``target``."""
     provenance, request = Provenance(run.settings, run.pipeline), run.request
-    if request.snapshot_id is None and not request.unverified:
-        provenance.require_latest(target)
-    command = evolve(request, snapshot_id=target.snapshot_id, unverified=True).command
+    is_forced = request.force or legacy.is_legacy(target)
+    command = evolve(request, snapshot_id=target.snapshot_id, unverified=True, force=is_forced).command
     notes = provenance.require(target, requested=request.snapshot_id, command=command, unverified=request.unverified)
     run.record_notes.extend(notes)
+    if request.snapshot_id is None and not request.unverified:
+        provenance.require_latest(target)
 
 
 def require_restart(run: RollbackAttempt, target: SnapshotMetadata) -> None:

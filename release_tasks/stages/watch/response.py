@@ -10,6 +10,7 @@ from __future__ import annotations
 from attrs import evolve, field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.provenance import Provenance
 from release_tasks.config.schema import Settings
 from release_tasks.core.codec import encode
 from release_tasks.core.errors import ExitCode, Interrupted, LockHeld, StageError, UsageError, describe_error
@@ -82,18 +83,33 @@ class Response:
     diagnostics: list[str] = field(factory=list)
 
 
-def watch_context(pipeline: Pipeline, release_id: str | None = None) -> WatchContext:
+def watch_context(settings: Settings, pipeline: Pipeline, release_id: str | None = None) -> WatchContext:
     """Return the context of a watch that starts now, of the latest ready release or of ``release_id``.
 
-    Raises UsageError for a release that does not exist or was blocked, StageFailed when its manifest is unreadable.
+    Raises UsageError for a release that does not exist or was blocked, StageFailed when its manifest is unreadable, or
+    does not agree with the audit log or its statement: a rollback would follow it.
     """
     release = pipeline.latest_ready() if release_id is None else pipeline.get_manifest(release_id)
     if release is not None and release.status != "ready":
         raise UsageError(f"Release {release.release_id} is {release.status}, so it has no deploy to watch.")
+    if release is not None:
+        will_act = settings.release.watch.rollback
+        records = Provenance(settings, pipeline)
+        if _can_read(pipeline):  # else no evidence can be written to it either, and without it there is no rollback
+            records.require_release(release, is_latest=release_id is None, may_lack_records=not will_act)
     # A release that was prepared before the watch started counts, too.
     precondition = evolve(precondition_now(pipeline), release_id=release.release_id if release is not None else None)
-    earlier = find_earlier_rollback(pipeline, release, precondition.state) if release is not None else ""
+    earlier = find_earlier_rollback(pipeline, release) if release is not None else ""
     return WatchContext(release=release, precondition=precondition, earlier_rollback=earlier)
+
+
+def _can_read(pipeline: Pipeline) -> bool:
+    """Return whether the audit log can be read."""
+    try:
+        pipeline.audit.verify()
+    except OSError:
+        return False
+    return True
 
 
 def respond(

@@ -105,7 +105,7 @@ def watch_release(
             raise StageFailed(
                 f"A rollback was interrupted and is not finished. Run `{typed('release.recover')}` first."
             )
-        context = watch_context(pipeline, release_id)
+        context = watch_context(settings, pipeline, release_id)
         notes = _notes(config, context)
         for note in notes:
             emit(Noted(note))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from release_tasks.stages.rollback.recovery import recover
+from release_tasks.stages.watch.response import watch_context
 from release_tasks.stages.watch.watching import WatchReport, watch_release
 from tests.support.project import Project
 from tests.support.rollback import roll_back, safety_id
@@ -160,3 +161,11 @@ def test_the_first_rollback_of_a_release_is_made(failing: Project, release: Make
     report = watch(failing)
     assert report.rollback is not None, report.diagnostics
     assert report.rollback.safety_snapshot_id is not None
+
+
+def test_a_handwritten_state_is_no_rollback(failing: Project) -> None:
+    """The log decides whether a release was rolled back."""
+    name = snapshot_of(failing, "v1")
+    state = {"snapshotId": name, "status": "success", "updatedAt": "", "detail": "", "restoredSnapshotId": name}
+    failing.pipeline.state_path.write_text(json.dumps(state))
+    assert watch_context(failing.settings, failing.pipeline).blocker == ""

@@ -110,7 +110,8 @@ def test_a_release_is_rolled_back_at_most_once(failing: Project, clock: SetClock
     failing.mcp.write_text("fixed manually")
     report = watch_release(failing.settings, clock=clock)
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 1, None)
-    assert "was restored already, and watch rolls back at most once" in report.diagnostics[0]
+    assert "was restored already, at " in report.diagnostics[0]
+    assert "and watch rolls back at most once" in report.diagnostics[0]
     assert failing.mcp.read_text() == "fixed manually"
     assert names(events, failing).count("rollback.started") == 1
 

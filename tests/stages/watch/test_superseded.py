@@ -79,7 +79,7 @@ def test_a_blocked_release_is_not_newer(bad: Project, clock: SetClock, release: 
     report = watch_release(bad.settings, release_id="A", clock=clock)
     assert report.status == "degraded"
     assert report.rollback is not None
-    assert report.rollback.snapshot_id == watch_context(bad.pipeline).snapshot_id
+    assert report.rollback.snapshot_id == watch_context(bad.settings, bad.pipeline).snapshot_id
 
 
 def test_unknown_blocked_and_unreadable_releases_are_refused(bad: Project, release: MakeRelease) -> None:
