@@ -26,6 +26,7 @@ from release_tasks.assets.sqlite.results import extended_code, is_damage
 from release_tasks.assets.sqlite.system_calls import (
     SIDE_FILES,
     guarded,
+    is_cut,
     known,
     one_thread,
     replace_system_calls,
@@ -159,6 +160,8 @@ def skip_schema(database: apsw.Connection) -> None:
 
 
 def _go_on(wait: LockWait, live: Place, attempts: int) -> bool:
+    if is_cut(live.path):
+        return False  # a lock that is not held, or never given back
     if attempts == 0:
         wait.begin()
     return wait.go_on(lambda: f"{live.path} is locked by {describe_holders(live)}.")

@@ -43,6 +43,7 @@ __all__ = [
     "SIDE_FILES",
     "Guard",
     "guarded",
+    "is_cut",
     "known",
     "one_thread",
     "replace_system_calls",
@@ -133,6 +134,11 @@ def guarded(place: Place) -> Iterator[Guard]:
 def was_cut(database: Path) -> bool:
     """Return whether another process has cut the shared memory of this database during the run."""
     return database in _cut
+
+
+def is_cut(database: Path) -> bool:
+    """Return whether the shared memory was cut that an open connection to this database uses."""
+    return any(guard.is_cut and guard.place.path == database for guard in list(_guards.values()))
 
 
 @contextlib.contextmanager
