@@ -19,14 +19,16 @@ from typing import Any
 
 from release_tasks.core.clock import awake
 from release_tasks.core.holes import data_ranges
+from release_tasks.core.redaction.columns import find_columns
 from release_tasks.core.redaction.encoded import find_encoded
 from release_tasks.core.redaction.formats import find_tokens
 from release_tasks.core.redaction.keys import find_private_keys, unfinished_key
-from release_tasks.core.redaction.names import find_named, is_secret_name
-from release_tasks.core.redaction.phrases import find_phrases
+from release_tasks.core.redaction.names import NAMES, find_named, is_secret_name, names_in
+from release_tasks.core.redaction.phrases import PHRASES, find_phrases, phrases_in
 from release_tasks.core.redaction.urls import find_in_urls
 from release_tasks.core.redaction.values import KnownValues, as_bytes, values_in_environment
 from release_tasks.core.redaction.views import Span, View, decoded, without_controls
+from release_tasks.core.redaction.vocabulary import Vocabulary
 
 __all__ = [
     "LONGEST_SECRET",
@@ -42,49 +44,6 @@ __all__ = [
 REDACTED = "[REDACTED]"
 
 _REPLACEMENT = REDACTED.encode()
-# Each name of ``names`` and each hint of ``phrases`` contains one of these.
-_SUSPICIOUS = (
-    b"secret",
-    b"token",
-    b"pass",
-    b"pwd",
-    b"cred",
-    b"key",
-    b"auth",
-    b"cookie",
-    b"dsn",
-    b"jwt",
-    b"sess",
-    b"sid",
-    b"sig",
-    b"bearer",
-    b"basic",
-    b"ssws",
-    b"splunk",
-    b"flyv1",
-    b" -u",
-    b"--",
-    b"mysql",
-    b"mariadb",
-    b"redis-cli",
-    b"login",
-    b" -w",
-    b" -p",
-    b" -k",
-    b'"-u',
-    b"'-u",
-    b"config",
-    b":5432:",
-    b":*:",
-    b":6432:",
-    b"identified",
-    b"assertion",
-    b"samlresponse",
-    b"verifier",
-    b"hmac",
-    b"code=",
-    b'"kty"',
-)
 _REPLACED = re.compile(re.escape(_REPLACEMENT))
 # Several times: a log in JSON quotes an answer in JSON, and the escape of a terminal is written as ``\u001b`` in it.
 _READINGS = (without_controls, decoded) * 4
@@ -242,19 +201,30 @@ def _settled(data: bytes, spans: list[Span]) -> int:
 
 def _by_form(data: bytes) -> Iterator[Span]:
     lower = data.lower()
-    yield from find_private_keys(data)
-    yield from find_tokens(data, lower)
+    vocabulary = Vocabulary(lower)
+    yield from find_private_keys(data, vocabulary)
+    yield from find_tokens(data, lower, vocabulary)
     yield from find_in_urls(data)
-    for start, end in _suspicious_lines(lower):
+    yield from find_columns(data, lower)
+    lines = _suspicious_lines(lower, vocabulary)
+    phrases, names = (phrases_in(vocabulary), names_in(vocabulary)) if lines else ([], [])
+    for start, end in lines:
         part, lower_part = data[start:end], lower[start:end]
-        for first, last in (*find_phrases(part, lower_part), *find_named(part, lower_part)):
+        for first, last in (*find_phrases(part, lower_part, phrases), *find_named(part, lower_part, names)):
             yield start + first, start + last
 
 
-def _suspicious_lines(lower: bytes) -> list[Span]:
+@functools.cache
+def _suspicious() -> tuple[bytes, ...]:
+    """Return the shortest texts of which each name and each hint of a phrase contains one."""
+    hints = {*NAMES, *(hint for phrase in PHRASES for hint in phrase.hints)}
+    return tuple(hint for hint in hints if not any(other in hint for other in hints - {hint}))
+
+
+def _suspicious_lines(lower: bytes, vocabulary: Vocabulary) -> list[Span]:
     """Return the places of the lines with a word that every name and phrase contains, and of a few lines after each."""
     found = []
-    for word in _SUSPICIOUS:
+    for word in vocabulary.those_in(_suspicious()):
         at = lower.find(word)
         while at >= 0:
             # find returns -1 without another line: then the place is the end.

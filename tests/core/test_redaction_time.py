@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from release_tasks.core import redact
 from release_tasks.core.redact import Redactor
 from release_tasks.core.redaction import formats, names, phrases
 
@@ -19,8 +18,7 @@ _KNOWN = ["Zq9/w@rd,&'x\"7 <y>+K"]
 HINTS = sorted(
     {hint for each in formats.FORMATS for hint in each.hints}
     | {hint for each in phrases.PHRASES for hint in each.hints}
-    | set(names._KEYWORDS)
-    | set(redact._SUSPICIOUS)
+    | set(names.NAMES)
 )
 OTHERS = [
     b"sk-sk-sk-sk-\n",

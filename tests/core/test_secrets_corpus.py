@@ -18,6 +18,7 @@ from release_tasks.core.printable import log_text
 from release_tasks.core.process.output import OutputLog
 from release_tasks.core.redact import REDACTED, Redactor, mask_file
 from release_tasks.core.redaction import formats, phrases
+from release_tasks.core.redaction.vocabulary import Vocabulary
 from release_tasks.core.runner import escape_commands
 from release_tasks.service import words
 from tests.support.secrets import HARMLESS, LEAKS, PEM, Leak, pieces
@@ -74,12 +75,14 @@ def test_every_format_and_phrase_has_a_string_in_the_corpus() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(formats, "FORMATS", (form,))
             formats._by_start.cache_clear()
-            assert any(list(formats.find_tokens(data, lower)) for data, lower in texts), form.name
+            assert any(list(formats.find_tokens(data, lower, Vocabulary(lower))) for data, lower in texts), form.name
     formats._by_start.cache_clear()
     for phrase in phrases.PHRASES:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(phrases, "PHRASES", (phrase,))
-            assert any(list(phrases.find_phrases(data, lower)) for data, lower in texts), phrase.name
+            assert any(
+                list(phrases.find_phrases(data, lower, phrases.phrases_in(Vocabulary(lower)))) for data, lower in texts
+            ), phrase.name
 
 
 KNOWN = "Zq9/w@rd,&'x\"7 <y>+K"

@@ -65,6 +65,11 @@ def hexa(size: int) -> str:
     return _value(_HEX, size)
 
 
+def _mixed(size: int) -> str:
+    """Return letters and digits, with a digit and a capital near the start."""
+    return word(size - 2) if size < 3 else "b" + number(1) + "Q" + word(size - 3)
+
+
 def number(size: int) -> str:
     """Return digits, the first not 0."""
     return _random.choice("123456789") + "".join(_random.choice(_DIGITS) for _ in range(size - 1))
@@ -222,6 +227,57 @@ _TOKENS = [
     ("bcrypt", "$2" + "b$12$", word(53)),
     ("shadow", "$" + "6$", f"{word(16)}${word(86)}"),
     ("Django hash", "pbkdf2" + "_sha256$600000$", f"{word(22)}${word(43)}="),
+    ("age plugin", "AGE-" + "PLUGIN-YUBIKEY-1", up(50)),
+    ("Azure DevOps", "", word(76) + "AZ" + "DO" + word(4)),
+    ("Ably", "", f"{word(6)}.{word(6)}:{word(43)}"),
+    ("AppVeyor", "v" + "2.", _mixed(20)),
+    ("Cerebras", "cs" + "k-", low(48)),
+    ("ClickUp", "pk" + f"_{number(8)}_", up(32)),
+    ("Cloudflare, newer", "cf" + "ut_", word(48)),
+    ("Deno", "dd" + "p_", word(36)),
+    ("DER in hex", "30" + "8204a4020100", hexa(200)),
+    ("Discord user", "mf" + "a.", word(84)),
+    ("Docker Swarm", "SWM" + "TKN-1-", f"{low(50)}-{low(25)}"),
+    ("ElevenLabs", "sk" + "_", hexa(48)),
+    ("Fauna", "fn" + "AE", word(40)),
+    ("Fernet", "gA" + "AAAABl", word(92) + "=="),
+    ("Firebase messaging", "AA" + "AA" + word(7) + ":APA" + "91b", word(134)),
+    ("Fireworks", "fw" + "_", _mixed(22)),
+    ("Google HMAC", "GO" + "OG1E", up(56)),
+    ("Honeycomb", "hc" + "aik_", low(58)),
+    ("HubSpot", "pat" + "-na1-", uuid()),
+    ("Intercom", "dG" + "9rO", word(55)),
+    ("Jina", "ji" + "na_", word(60)),
+    ("JWT with lines", "ew" + "ogICJ0eXAiOiJKV1QiLAogICJhbGciOiJIUzI1NiJ9.", f"ewog{word(80)}.{word(43)}"),
+    ("JWE", "ey" + "JhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIn0..", f"{word(16)}.{word(64)}.{word(22)}"),
+    ("LangFuse", "sk" + "-lf-", uuid()),
+    ("macaroon", "MD" + "Ax", word(100)),
+    ("Mandrill", "md" + "-", _mixed(22)),
+    ("Mapbox temporary", "tk" + ".eyJ", f"{word(60)}.{word(22)}"),
+    ("Matrix", "sy" + "t_", f"{word(20)}_{word(20)}_{word(6)}"),
+    ("minisign", "RWR" + "TY0Iy", word(200)),
+    ("Modal", "as" + "-", _mixed(22)),
+    ("Mollie", "li" + "ve_", _mixed(30)),
+    ("MySQL hash", "*", hexa(40).upper()),
+    ("NATS", "S" + "U", up(56)),
+    ("ntfy", "tk" + "_", low(29)),
+    ("Okta", "0" + "0", _mixed(40)),
+    ("PagerDuty", "u" + "+", _mixed(18)),
+    ("PASETO", "v4" + ".local.", word(120)),
+    ("PostgreSQL hash", "md" + "5", hexa(32)),
+    ("Resend", "re" + "_", f"{word(8)}_{word(24)}"),
+    ("Salesforce", "00" + f"D{word(12)}!", "AQ" + word(90)),
+    ("Sanity", "s" + "k", _mixed(120)),
+    ("SCRAM hash", "SCRAM" + "-SHA-256$4096:", f"{word(22)}==${word(43)}=:{word(43)}="),
+    ("SSHA hash", "{SS" + "HA}", word(32)),
+    ("Stripe intent", "pi" + "_", f"{word(24)}_secret_{word(40)}"),
+    ("Tavily", "tv" + "ly-", word(32)),
+    ("Together", "tgp" + "_v1_", word(43)),
+    ("Twitch", "oau" + "th:", low(30)),
+    ("Twitter", "A" * 21, _mixed(80)),
+    ("Vercel", "vc" + "p_", word(56)),
+    ("Voyage", "pa" + "-", _mixed(43)),
+    ("Xata", "xa" + "u_", word(36)),
 ]
 
 
@@ -310,6 +366,122 @@ def _leaks() -> list[Leak]:
     add("percent-encoded", "GET /cb?next=%2Fx%3Fpassword%3D@@", word(14))
     add("JSON with escapes", '{"url": "redis:\\/\\/:@@@cache:6379"}', word(14))
     add("HTML", "redis://:@@&#64;cache:6379".replace("&#64;", "@") + " &amp; more", word(14))
+    add("Mattermost webhook", "https://mm.example.com/hooks/@@", low(26))
+    add("Rocket.Chat webhook", "https://rc.example.com/hooks/@@", f"{word(17)}/{word(43)}")
+    add("Loggly", "http://logs-01.loggly.com/inputs/@@/tag/http/", uuid())
+    add("Sumo Logic", "https://collectors.sumologic.com/receiver/v1/http/@@", word(80))
+    add("VictorOps", "https://alert.example.com/integrations/generic/20131114/alert/@@/key", uuid())
+    add(
+        "Authorization Digest",
+        "Authorization: Digest @@",
+        f'username="{word(8)}", nonce="{word(8)}", response="{hexa(32)}"',
+    )
+    add(
+        "Authorization OAuth",
+        "Authorization: OAuth @@",
+        f'oauth_consumer_key="{word(12)}", oauth_signature="{word(27)}="',
+    )
+    add("header of Fastly", "Fastly-Key: @@", word(32))
+    add("header of GitHub", "X-Hub-Signature-256: sha256=@@", hexa(64))
+    add("vault login", "vault login @@", uuid())
+    add("vault unseal", "vault operator unseal @@", word(44))
+    add("cargo login", "cargo login @@", word(32))
+    add("ngrok", "ngrok config add-authtoken @@", f"{word(27)}_{word(21)}")
+    add("rabbitmqctl", "rabbitmqctl add_user app @@", word(14))
+    add("mc alias set", "mc alias set m http://minio:9000 admin @@", word(20))
+    add("lftp", "lftp -u user,@@ sftp://h", word(12))
+    add("net use", "net use \\\\h\\s /user:d\\u @@", word(14))
+    add("nmcli", "nmcli dev wifi connect x password @@", word(12))
+    add("sqlplus", "sqlplus system/@@@//db:1521/XE", word(12))
+    add("expdp", "expdp userid=app/@@@db", word(12))
+    add("jdbc:oracle", "jdbc:oracle:thin:scott/@@@//db:1521/XE", word(12))
+    add("7z", "7z x -p@@ a.7z", word(14))
+    add("docker login -p attached", "docker login -u x -p@@ r.io", word(16))
+    add("crane auth login", "crane auth login r.io -u a -p @@", word(16))
+    add("plink", "plink -pw @@ u@h", word(12))
+    add("ssh-keygen -N", "ssh-keygen -N '@@' -f k", word(12))
+    add("twine", "twine upload -u __token__ -p @@", word(60))
+    add("codecov", "codecov -t @@", uuid())
+    add("dotnet nuget", "dotnet nuget push x.nupkg -k @@", uuid())
+    add("snmpwalk", "snmpwalk -v2c -c @@ h", word(12))
+    add("xfreerdp", "xfreerdp /u:admin /p:@@ /v:h", word(14))
+    add("erl", "erl -sname x -setcookie @@", word(20))
+    add("bindpw", "bindpw @@", word(12))
+    add("reset link", "https://x.example.com/reset-password/@@", word(40))
+    add("keytool", "keytool -list -storepass @@", word(14))
+    add("ConvertTo-SecureString", "ConvertTo-SecureString '@@' -AsPlainText -Force", word(14))
+    add("chpasswd", "echo 'root:@@' | chpasswd", word(14))
+    add("echo to a login", "echo @@ | docker login -u ci --password-stdin", word(20))
+    add("here string", "kinit u <<< @@", word(12))
+    add("config set --secret", "pulumi config set --secret NAME @@", word(16))
+    add("setenv", "setenv DB_PASSWORD @@", word(14))
+    add("fish", "set -x DB_PASSWORD '@@'", word(14))
+    add("Dockerfile", "ENV API_TOKEN @@", word(24))
+    add("assignment in quotes", "docker run -e 'POSTGRES_PASSWORD=@@' postgres", f"{word(8)} {word(8)}")
+    add("--from-literal", "kubectl create secret generic app --from-literal=DB=@@", word(16))
+    add("AUTH", "127.0.0.1:6379> AUTH @@", word(32))
+    add("AUTH PLAIN", "AUTH PLAIN @@", word(32))
+    add("AUTH of monitor", '1339518083.1 [0 127.0.0.1:60866] "AUTH" "@@"', word(32))
+    add("requirepass", "requirepass @@", word(32))
+    add("ACL SETUSER", "ACL SETUSER app on >@@ ~* +@all", word(20))
+    add("PASS", "---> PASS @@", word(12))
+    add("IMAP", "a1 LOGIN user@example.com @@", word(12))
+    add("the password is", "Your new password is: @@", word(14))
+    add("temporary password", "temporary password for root@localhost: @@", word(12))
+    add("password of an installer", "Please use the following password to proceed:\n\n@@\n", hexa(32))
+    add("unseal key", "Unseal Key 1: @@", word(44))
+    add(
+        "words of a wallet",
+        "mnemonic: @@",
+        "legal winner thank year wave sausage worth useful legal winner thank yellow",
+    )
+    add("groups of four", "TOTP secret: @@", " ".join(up(4) for _ in range(8)))
+    add("SET PASSWORD", "SET PASSWORD FOR 'a'@'%' = '@@'", word(14))
+    add("IDENTIFIED BY", "CREATE USER a IDENTIFIED BY @@", word(14))
+    add("PASSWORD = N''", "CREATE LOGIN a WITH PASSWORD = N'@@'", word(14))
+    add("INSERT", "INSERT INTO users (name, password) VALUES ('a', '@@')", word(14))
+    add("CSV", "user,password\nadmin,@@", word(14))
+    add("AWS key and secret", "Access key ID,Secret\nAKIAIOSFODNN7EXAMPLE,@@", word(40))
+    add("DSN of Go", "app:@@@tcp(db:3306)/x?parseTime=true", word(12))
+    add("URL without a scheme", "connecting to u:@@@db:5432/x", word(12))
+    add("URL, quote", "postgres://u:@@@db/x", word(6) + '"' + word(6))
+    add("pgpass, other port", "db.example.com:5433:app:app:@@", word(14))
+    add("netrc without a login", "machine api.example.com password @@", uuid())
+    add("pgbouncer", '"app" "@@"', word(14))
+    add("postfix", "[smtp.example.com]:587 user:@@", word(12))
+    add("table", "| password | @@ |", word(24))
+    add("columns", "api_key      @@", word(24))
+    add("tab", "password\t@@", word(24))
+    add("arrow", "token -> @@", word(24))
+    add("YAML, next line", "password:\n  @@", word(24))
+    add("YAML, list", "tokens:\n  - @@", word(24))
+    add("YAML, tag", "password: !vault @@", word(24))
+    add("YAML, anchor", "password: &pw @@", word(24))
+    add("YAML, indented block", "password: |2\n    @@", word(24))
+    add("YAML, lines of a block", "password: |\n    line1A9xx\n    @@", word(24))
+    add("TOML, lines", 'password = """\n@@\n"""', word(14))
+    add("HCL", "db_password = <<EOT\n@@\nEOT", word(20))
+    add("quoted lines", 'DB_PASSWORD="@@"', f"{word(10)}\n{word(10)}")
+    add("JSON, object", '{"password": {"value": "@@"}}', word(24))
+    add("JSON, next line", '{"password":\n  "@@"}', word(24))
+    add("JSON, list", '{"api_keys": ["aaaa", "@@"]}', word(24))
+    add("XML with attributes", '<wsse:Password Type="x">@@</wsse:Password>', word(14))
+    add("XML, lines", "<password>\n  @@\n</password>", word(14))
+    add("wide colon", "password\uff1a@@", word(14))
+    add("PAT", "AZURE_DEVOPS_EXT_PAT=@@", low(52))
+    add("consumer key", "OVH_CONSUMER_KEY=@@", word(32))
+    add("German", "Kennwort=@@", word(14))
+    add("Russian", "\u043f\u0430\u0440\u043e\u043b\u044c: @@", word(14))
+    add("Chinese", "\u5bc6\u7801\uff1a@@", word(14))
+    add("OpenSSL, text", "priv:\n    @@", ":".join(hexa(2) for _ in range(15)))
+    add("NKEY", "-----BEGIN USER NKEY SEED-----\n@@\n------END USER NKEY SEED------", f"SU{up(56)}")
+    add(
+        "OpenVPN",
+        "-----BEGIN OpenVPN Static key V1-----\n@@\n-----END OpenVPN Static key V1-----",
+        "\n".join(hexa(32) for _ in range(16)),
+    )
+    add("lines of a key", "@@", "\n".join("aZ9" + word(61) for _ in range(4)))
+    add("JWK, far from its kind", '{"k":"@@",\n"alg":"A",\n"use":"s",\n"kid":"1",\n"x":"y",\n"kty":"oct"}', word(43))
     found.append(Leak("PEM", f"read key:\n{PEM}\nend of key", PEM))
     for kind in ("EC ", "OPENSSH ", "ENCRYPTED ", ""):
         pem = _pem(f"{kind}PRIVATE" + " KEY")

@@ -14,11 +14,15 @@ from collections.abc import Iterator
 from attrs import frozen
 
 from release_tasks.core.redaction.views import Span, View, joined
+from release_tasks.core.redaction.vocabulary import DIGITS, Vocabulary, with_zeros
 
 __all__ = ["FORMATS", "Format", "find_tokens"]
 
 _LONG = 16  # bytes; every token is part of a word that is longer, or of one that the end of the line splits
+_LONG_RUN = re.compile(rb"[\w+/-]{16}")  # every token has one; most words of a log have a dot or a colon before
 _START = 3  # bytes of a hint
+_NEAR_END = 40  # bytes; what is before them is a long word itself
+_LAST = frozenset(bytes([each]) for each in b"abcdefghijklmnopqrstuvwxyz0123456789_+/=.~:$-")
 _NARROW = 8  # bytes of a line; no program wraps its output earlier
 _SHORT = 512  # bytes
 _FRAME = b" \t\r|\\\xe2\x94\x82"  # what a table or a shell writes at the end of a line
@@ -52,14 +56,22 @@ FORMATS = (
     Format("age", (b"age-secret-key-",), rb"AGE-SECRET-KEY-(?:PQ-)?1[A-Z0-9]{40,2048}"),
     Format("Airtable", (b"pat",), rb"pat[a-z0-9]{14}\.[a-f0-9]{64}", 0, rb"pat[a-z0-9]{14}\."),
     Format("Alibaba", (b"ltai",), rb"(?-i:LTAI)[a-z0-9]{12,24}"),
-    Format("Anthropic, OpenAI", (b"sk-",), rb"sk-(?=[\w-]{0,64}?(?=[a-z]{0,15}\d)[a-z0-9]{16})[\w-]{16,512}"),
+    Format(
+        "Anthropic, OpenAI",
+        (b"sk-",),
+        rb"sk-(?=[\w-]{0,64}?(?:(?=[a-z]{0,15}\d)[a-z0-9]{16}|[0-9a-f]{8}-[0-9a-f]{4}-))[\w-]{16,512}",
+    ),
     Format("Artifactory", (b"akcp", b"cmvmd"), rb"(?-i:AKCp)[a-z0-9]{60,80}|(?-i:cmVmd)[a-z0-9]{50,64}"),
     Format("Asana", (b"1/", b"2/"), rb"[12]/\d{10,20}(?:/\d{10,20})?:[0-9a-f]{32}"),
     Format("Atlassian", (b"atatt3", b"atctt3", b"atbb"), rb"AT[AC]TT3[\w=-]{20,512}|(?-i:ATBB)[a-z0-9]{20,64}"),
     Format("AWS", (b"akia", b"asia", b"abia", b"acca"), rb"(?-i:(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9]))"),
     Format("AWS Bedrock", (b"absk", b"bedrock-api-key-"), rb"(?:(?-i:ABSK)|bedrock-api-key-)[a-z0-9+/]{60,512}={0,2}"),
     Format("Azure AD", (b"q~",), rb"(?<![\w.~-])[\w~.-]{3}\dQ~[\w~.-]{31,40}", 4),
-    Format("Buildkite, CircleCI", (b"bkua_", b"bkct_", b"ccipat_", b"ccipr"), rb"(?:bk\w\w|ccip\w{2,3})_[\w-]{20,200}"),
+    Format(
+        "Buildkite, CircleCI",
+        (b"bkua_", b"bkaj_", b"bkat_", b"bkct_", b"ccipat_", b"ccipr"),
+        rb"(?:bk\w\w|ccip\w{2,3})_[\w-]{20,200}",
+    ),
     Format("ClickHouse", (b"4b1d",), rb"4b1d[a-z0-9]{38}"),
     Format("Clojars", (b"clojars_",), rb"CLOJARS_[a-z0-9]{60}"),
     Format("Cloudflare", (b"v1.0-",), rb"v1\.0-[a-f0-9]{24}-[a-f0-9]{100,146}"),
@@ -110,13 +122,19 @@ FORMATS = (
     Format("Heroku", (b"hrku-",), rb"HRKU-[\w-]{36,80}"),
     Format("Hugging Face", (b"hf_", b"api_org_"), rb"(?:hf|api_org)_[a-z0-9]{30,60}"),
     Format("Infracost", (b"ico-",), rb"ico-[a-z0-9]{32}"),
-    Format("JWT", (b"eyj",), rb"eyJ[\w-]{8,4096}\.[\w-]{4,4096}(?:\.[\w-]{0,2048}){1,3}"),
+    # The header may have blanks and lines; the second part of an encrypted token may be empty.
+    Format(
+        "JWT",
+        (b"eyj", b"ewog", b"eyai"),
+        rb"(?-i:eyJ|ewog|eyAi)[\w-]{8,4096}(?:\.[\w-]{4,4096}(?:\.[\w-]{0,4096}){1,3}|\.\.[\w-]{10,64}\.[\w-]{1,4096}"
+        rb"\.[\w-]{10,64})",
+    ),
     Format("LangSmith", (b"lsv2_",), rb"lsv2_(?:pt|sk)_[a-z0-9]{32}_[a-z0-9]{10}"),
     Format("LaunchDarkly", (b"sdk-", b"api-"), rb"(?:sdk|api)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
     Format("Linear", (b"lin_api_", b"lin_oauth_"), rb"lin_(?:api|oauth)_[a-z0-9]{32,64}"),
     Format("Mailchimp", (b"-us",), rb"(?<![0-9a-f])[0-9a-f]{32}-us\d{1,2}", 32),
     Format("Mailgun", (b"key-",), rb"(?:pub)?key-[0-9a-f]{32}"),
-    Format("Mapbox", (b"sk.eyj",), rb"sk\.eyJ[\w-]{20,200}\.[\w-]{16,64}"),
+    Format("Mapbox", (b"sk.eyj", b"tk.eyj"), rb"[st]k\.eyJ[\w-]{20,200}\.[\w-]{16,64}"),
     Format("MaxMind", (b"_mmk",), rb"[a-z0-9]{6}_[a-z0-9]{29}_mmk", 36),
     Format("MongoDB Atlas", (b"mdb_sa_sk_",), rb"mdb_sa_sk_[\w-]{30,64}"),
     Format("Neon, Netlify, Render", (b"napi_", b"nfp_", b"rnd_"), rb"(?:napi|nfp|rnd)_[a-z0-9]{28,80}"),
@@ -178,6 +196,84 @@ FORMATS = (
     Format("Vault", (b"hvs.", b"hvb.", b"hvr."), rb"hv[sbr]\.[\w-]{20,300}"),
     Format("Vault, older", (b"s.",), rb"s\.(?=[a-z]{0,23}[0-9])(?=[a-z0-9]{0,23}(?-i:[A-Z]))[a-z0-9]{24}(?![\w.-])"),
     Format("Yandex", (b"aqvn", b"y0_"), rb"(?:(?-i:AQVN)[\w-]{35,38}|y0_[\w-]{39,80})"),
+    # Tokens with a prefix of two to four letters: the length, and digits and capitals, tell them from names.
+    Format("age plugin", (b"age-plugin-",), rb"AGE-PLUGIN-[A-Z0-9-]{1,40}1[A-Z0-9]{20,2048}"),
+    Format("Azure DevOps", (b"azdo",), rb"(?<![a-z0-9])[a-z0-9]{76}(?-i:AZDO)[a-z0-9]{4}(?![a-z0-9])", 76),
+    Format("Ably", (b":",), rb"(?<![\w.-])[\w-]{6}\.[\w-]{6}:[\w-]{43}(?![\w-])", 13, rb":[\w-]{43}(?![\w-])"),
+    Format("AppVeyor", (b"v2.",), rb"v2\.(?=[\w-]{0,20}\d)(?=[\w-]{0,20}(?-i:[A-Z]))[a-z0-9]{20}(?![\w.-])"),
+    Format("Cerebras", (b"csk-",), rb"csk-[a-z0-9]{40,60}"),
+    Format("ClickUp", (b"pk_",), rb"pk_\d{6,9}_[A-Z0-9]{32}"),
+    Format("Cloudflare, newer", (b"cfut_", b"cfat_", b"cfk_"), rb"cf(?:[ua]t|k)_[a-z0-9]{40,60}"),
+    Format("Deno", (b"ddp_", b"ddo_"), rb"dd[po]_[a-z0-9]{36,40}"),
+    Format("DER in hex", (b"3082",), rb"3082[0-9a-f]{4}02010[01][0-9a-f]{60,4096}"),
+    Format("Discord user", (b"mfa.",), rb"mfa\.[\w-]{80,90}"),
+    Format("Docker Swarm", (b"swmtkn-1-",), rb"SWMTKN-1-[a-z0-9]{40,60}-[a-z0-9]{20,30}"),
+    Format("ElevenLabs", (b"sk_",), rb"sk_[0-9a-f]{48}(?![0-9a-z])"),
+    Format("Fauna", (b"fnac", b"fnad", b"fnae", b"fnaf"), rb"(?-i:fnA[C-F])[\w-]{36,44}"),
+    Format("Fernet", (b"gaaaa",), rb"(?-i:gAAAA)[\w-]{80,4096}={0,2}"),
+    Format("Firebase messaging", (b":apa91b",), rb"(?-i:AAAA)[\w-]{7}:APA91b[\w-]{100,140}", 11),
+    Format("Fireworks", (b"fw_",), rb"fw_(?=[\w-]{0,20}\d)(?=[\w-]{0,20}(?-i:[A-Z]))[a-z0-9]{22,24}(?!\w)"),
+    Format("Google HMAC", (b"goog1e",), rb"(?-i:GOOG1E[A-Z0-9]{50,60})"),
+    Format("Honeycomb", (b"hcaik_", b"hcxik_", b"hcamk_", b"hcxmk_"), rb"hc[ax][im]k_[a-z0-9]{50,64}"),
+    Format(
+        "HubSpot", (b"pat-na", b"pat-eu", b"pat-ap"), rb"pat-[a-z]{2}\d-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    ),
+    Format("Intercom", (b"dg9ro",), rb"(?-i:dG9rO)[\w+/=-]{50,64}"),
+    Format("Jina", (b"jina_",), rb"jina_[\w-]{50,80}"),
+    Format("macaroon", (b"mdax",), rb"(?-i:MDAx)[\w+/-]{60,4096}={0,2}"),
+    Format("Mandrill", (b"md-",), rb"md-(?=[\w-]{0,20}\d)(?=[\w-]{0,20}(?-i:[A-Z]))[\w-]{22}(?![\w-])"),
+    Format(
+        "Matrix",
+        (b"syt_", b"mat_", b"mct_"),
+        rb"syt_[\w=-]{4,100}_[a-z0-9]{20}_[a-z0-9]{6}|m[ac]t_(?=[\w-]{0,20}\d)(?=[\w-]{0,20}(?-i:[A-Z]))[a-z0-9_]{30,64}",
+    ),
+    Format("minisign, signify", (b"rwrty0iy", b"rwrcsw"), rb"(?-i:RWRTY0Iy|RWRCSw)[\w+/]{100,300}={0,2}"),
+    Format("Modal", (b"as-", b"ak-"), rb"a[sk]-(?=[\w-]{0,20}\d)(?=[\w-]{0,20}(?-i:[A-Z]))[a-z0-9]{22}(?![\w-])"),
+    Format(
+        "Mollie, GoCardless", (b"live_",), rb"live_(?=[\w-]{0,20}\d)(?=[\w-]{0,20}(?-i:[A-Z]))[a-z0-9]{30,42}(?!\w)"
+    ),
+    Format("MySQL hash", (b"*",), rb"\*(?-i:[0-9A-F]{40})(?![0-9a-z])", 0, rb"\*[0-9A-F]{40}(?![0-9a-z])"),
+    Format(
+        "NATS",
+        (b"sa", b"sc", b"sn", b"so", b"su"),
+        rb"(?-i:S[ACNOU][A-Z2-7]{56})(?![A-Z0-9])",
+        0,
+        rb"S[ACNOU][A-Z0-7]{56}",
+    ),
+    Format("ntfy", (b"tk_",), rb"(?-i:tk_(?=[a-z]{0,28}\d)[a-z0-9]{29})(?!\w)"),
+    Format(
+        "Okta",
+        (b"00",),
+        rb"00(?=[\w-]{0,39}(?-i:[a-z]))(?=[\w-]{0,20}\d)(?=[\w-]{0,20}(?-i:[A-Z]))[\w-]{40}(?![\w-])",
+        0,
+        rb"00[\w-]{40}(?![\w-])",
+    ),
+    Format("PagerDuty", (b"u+",), rb"u\+(?=[\w-]{0,20}\d)(?=[\w-]{0,20}(?-i:[A-Z]))[\w-]{18}(?![\w-])"),
+    Format(
+        "PASETO",
+        tuple(b"v%d.%s." % (version, use) for version in range(1, 5) for use in (b"local", b"public")),
+        rb"v[1-4]\.(?:local|public)\.[\w-]{40,4096}(?:\.[\w-]{1,256})?",
+    ),
+    Format("PostgreSQL hash", (b"md5",), rb"md5[0-9a-f]{32}(?![0-9a-z])"),
+    Format("Resend", (b"re_",), rb"re_[a-z0-9]{8}_[a-z0-9]{24}(?!\w)"),
+    Format("Salesforce", (b"00d",), rb"(?-i:00D)[a-z0-9]{12,15}![\w.]{80,120}"),
+    Format("Sanity", (b"sk",), rb"(?-i:sk)(?=[\w-]{0,20}\d)(?=[\w-]{0,20}(?-i:[A-Z]))[a-z0-9]{80,200}(?![a-z0-9])"),
+    Format(
+        "SCRAM hash",
+        (b"scram-sha-",),
+        rb"SCRAM-SHA-\d{1,3}\$\d{1,9}:[\w+/=]{10,64}\$[\w+/=]{20,100}:[\w+/=]{20,100}",
+    ),
+    Format("SSHA hash", (b"{sha", b"{ssha", b"{crypt}"), rb"\{(?:S?SHA\d{0,3}|CRYPT)\}[\w+/=.$-]{20,200}"),
+    Format("Stripe intent", (b"_secret_",), rb"(?:pi|seti|cs_live|cs_test)_[a-z0-9]{14,60}_secret_[a-z0-9]{20,60}", 70),
+    Format("Tavily", (b"tvly-",), rb"tvly-[a-z0-9-]{30,60}"),
+    Format("Together", (b"tgp_v1_",), rb"tgp_v1_[\w-]{40,64}"),
+    Format("Twitch", (b"oauth:",), rb"oauth:[a-z0-9]{30}(?![a-z0-9])"),
+    Format(
+        "Twitter", (b"a" * 20,), rb"(?-i:A{20,24})(?=[\w-]{0,20}\d)(?=[\w-]{0,20}(?-i:[A-Z]))[\w%]{60,110}(?![\w%+/=])"
+    ),
+    Format("Vercel", (b"vcp_", b"vci_", b"vca_", b"vcr_", b"vck_"), rb"vc[piark]_[a-z0-9]{20,80}"),
+    Format("Voyage", (b"pa-",), rb"pa-(?=[\w-]{0,20}\d)(?=[\w-]{0,20}(?-i:[A-Z]))[\w-]{43}(?![\w-])"),
+    Format("Xata", (b"xau_",), rb"xau_[a-z0-9]{30,60}"),
     # Keys of wallets, and hashes of passwords that can be guessed offline.
     Format("BIP 32 key", (b"xprv",), rb"[xyztuv]prv[a-z0-9]{100,112}"),
     Format(
@@ -192,7 +288,18 @@ FORMATS = (
     Format(
         "Slack webhook", (b"hooks.slack.com/",), rb"hooks\.slack\.com/(?:services|workflows|triggers)/[\w+/-]{20,200}"
     ),
-    Format("Discord webhook", (b"/api/webhooks/",), rb"/api/webhooks/\d{6,22}/[\w-]{20,100}"),
+    Format("Discord webhook", (b"/webhooks/",), rb"/webhooks/\d{6,22}/[\w-]{20,100}"),
+    Format(
+        "Mattermost, Rocket.Chat",
+        (b"/hooks/",),
+        rb"/hooks/(?:(?=[a-z]{0,25}\d)[a-z0-9]{26}(?![\w/-])|[a-z0-9]{17,24}/(?=[a-z]{0,40}\d)[a-z0-9]{30,64})",
+    ),
+    Format(
+        "Sumo Logic, Loggly, VictorOps",
+        (b"/receiver/v1/http/", b"loggly.com/", b"/integrations/generic/"),
+        rb"/receiver/v1/http/[\w=+/-]{40,200}|loggly\.com/(?:inputs|bulk)/[0-9a-f-]{36}|"
+        rb"/integrations/generic/\d{8}/alert/[0-9a-f-]{36}",
+    ),
     Format(
         "Teams webhook",
         (b".office.com/webhookb2/", b".webhook.office.com/"),
@@ -223,17 +330,19 @@ FORMATS = (
 )
 
 
-def find_tokens(data: bytes, lower: bytes) -> Iterator[Span]:
+def find_tokens(data: bytes, lower: bytes, vocabulary: Vocabulary) -> Iterator[Span]:
     """Yield the places of tokens in ``data``; ``lower`` is the same in lower case."""
-    words = _words(lower)
+    words = _words(lower, vocabulary)
     if not words:
         return
     text = _Text(data, lower)
+    located: set[str] = set()
     for each, hint in _candidates(words):
         if each.located is not None:
-            if _compiled(each.located).search(words):
+            if each.name not in located and _compiled(each.located).search(words):
                 spans = (text.token_at(each, m.start(), 1) for m in _compiled(each.located).finditer(data))
                 yield from (span for span in spans if span is not None)
+            located.add(each.name)
             continue
         at = lower.find(hint)
         while at >= 0:
@@ -247,11 +356,11 @@ def _candidates(words: bytes) -> list[tuple[Format, bytes]]:
     """Return the formats with a hint in ``words``, each with that hint."""
     by_start = _by_start()
     if len(words) > _SHORT:  # a search for each hint is faster in a long text, and a look-up in a short one
-        return [(each, hint) for each in FORMATS for hint in each.hints if hint in words]
+        return [(each, hint) for each in FORMATS for hint in each.hints if with_zeros(hint) in words]
     starts = {words[at : at + _START] for at in range(len(words))}
     starts |= {start[:size] for start in starts for size in (1, 2)}
     found = [candidate for start in starts & by_start.keys() for candidate in by_start[start]]
-    return [(each, hint) for each, hint in found if hint in words]
+    return [(each, hint) for each, hint in found if with_zeros(hint) in words]
 
 
 @functools.cache
@@ -259,15 +368,17 @@ def _by_start() -> dict[bytes, list[tuple[Format, bytes]]]:
     table: dict[bytes, list[tuple[Format, bytes]]] = {}
     for each in FORMATS:
         for hint in each.hints:
-            table.setdefault(hint[:_START], []).append((each, hint))
+            table.setdefault(with_zeros(hint)[:_START], []).append((each, hint))
     return table
 
 
-def _words(lower: bytes) -> bytes:
+def _words(lower: bytes, vocabulary: Vocabulary) -> bytes:
     """Return the words that may be tokens. They are few, and searched much faster than the whole."""
-    long = [word for word in lower.split() if len(word) >= _LONG and not word.isalpha()]
+    words = (word for word in vocabulary.words if len(word) >= _LONG)
+    long = [word for word in words if _LONG_RUN.search(word) and not word.isalpha()]
     if b"\n" in lower:
-        long += [line.rstrip(_FRAME).rpartition(b" ")[2] for line in lower.split(b"\n")[:-1] if len(line) >= _NARROW]
+        ends = {line.rstrip(_FRAME).rpartition(b" ")[2] for line in lower.split(b"\n")[:-1] if len(line) >= _NARROW}
+        long += {end[-_NEAR_END:].translate(DIGITS) for end in ends if end[-1:] in _LAST}
     return b"\n".join(long)
 
 

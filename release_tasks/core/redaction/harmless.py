@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["is_harmless_word", "is_identifier", "is_path", "is_readable", "is_reference"]
+__all__ = ["is_harmless_word", "is_identifier", "is_path", "is_readable", "is_reference", "looks_random"]
 
 # The words of health answers are also in ``service.words``; a test compares the two.
 _WORDS = frozenset(
@@ -47,6 +47,10 @@ _READABLE = re.compile(
     rb"(?:(?:[A-Za-z]{2,14}|\d{1,10}|" + _ISO_TIME + rb")[-_.:/]){1,12}(?:[A-Za-z]{1,14}|\d{1,10}|" + _ISO_TIME + rb")$"
 )
 _CONSTANT = re.compile(rb"[A-Z]{2,20}(?:_[A-Z0-9]{1,20}){1,12}$")
+_MIXED = re.compile(rb"(?=[^A-Za-z]{0,200}[A-Za-z])(?=[^0-9]{0,200}[0-9])[^\s]{8}")
+_CODE = re.compile(
+    rb"[(){}\[\];]|://|^<|\b(?:varchar|char|sha|md)\d|^[a-z_]+\d{1,2}$|\.(?:py|js|ts|go|rs|rb|java|com|org|io)\b"
+)
 _IDENTIFIER = re.compile(rb"(?:[a-z_][a-z_-]{0,20}|\d{1,7})$")
 
 
@@ -76,3 +80,10 @@ def is_readable(value: bytes) -> bool:
 def is_identifier(value: bytes) -> bool:
     """Return whether the value is the name of an account or of a module, or a number: ``staff``, ``1000``."""
     return _IDENTIFIER.match(value) is not None
+
+
+def looks_random(value: bytes) -> bool:
+    """Return whether the value is likely to be generated: eight characters or more, with letters and digits."""
+    return _MIXED.match(value) is not None and not (
+        is_readable(value) or is_harmless_word(value) or is_reference(value) or _CODE.search(value) is not None
+    )
