@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from release_tasks.core.printable import json_escaped, one_line
+from release_tasks.core.printable import json_escaped, one_line, without_secrets
 from release_tasks.core.units import show_size
 
 __all__ = [
@@ -50,7 +50,12 @@ class InvalidDocument(ValueError):
 
 
 def excerpt(text: str, limit: int = 200) -> str:
-    """Return ``text``, cut to ``limit`` characters, for messages that quote text of unknown length."""
+    """Return ``text``, cut to ``limit`` characters, for messages that quote text of unknown length.
+
+    A longer text is cut without its secrets: half of one is not found later.
+    """
+    if len(text) > limit:
+        text = without_secrets(text)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from release_tasks.core.canonical import excerpt
 from release_tasks.core.clock import compact, timestamp
 from release_tasks.core.digests import sha256_bytes, sha256_file
 from release_tasks.core.errors import ExitCode, UsageError
@@ -220,3 +221,11 @@ def test_the_beginning_of_a_text_has_no_half_of_a_secret() -> None:
     assert redactor.redact_beginning(lines + key) == lines
     whole = b"zebra-crossing-0123456789\n"
     assert redactor.redact_beginning(whole * 9) == b"[REDACTED]\n" * 5
+
+
+def test_an_excerpt_has_no_half_of_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text is redacted before it is cut, at any place of the cut."""
+    monkeypatch.setenv("API_TOKEN", "zebra-crossing-0123456789")
+    for place in range(160, 200):
+        shown = excerpt("." * place + "zebra-crossing-0123456789" + "." * 90)
+        assert "zebra" not in shown and len(shown) <= 200
