@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from release_tasks.core.canonical import excerpt_line
@@ -13,6 +14,7 @@ from release_tasks.service.response import HttpResponse
 __all__ = ["describe_form", "form_of"]
 
 _MAX_NAMES = 50
+_MAX_REDACTED = 2000  # characters of a key, which may have megabytes
 _MAX_WORD = 40  # characters; a longer text is no status word
 # Values of other keys, such as times and versions, differ from answer to answer.
 _STATUS_KEYS = ("status", "state", "health", "healthy", "result")
@@ -27,9 +29,14 @@ def form_of(response: HttpResponse) -> HealthForm:
         http_status=response.status,
         media_type=excerpt_line(response.content_type.partition(";")[0].strip().lower(), 100),
         body=body,
-        names=[excerpt_line(redact(name), 100) for name in sorted(names)[:_MAX_NAMES]],
-        words=[redact(word) for word in sorted(words)[:_MAX_NAMES]],
+        names=[_shown(name, redact) for name in sorted(names)[:_MAX_NAMES]],
+        words=[_shown(word, redact) for word in sorted(words)[:_MAX_NAMES]],
     )
+
+
+def _shown(text: str, redact: Callable[[str], str]) -> str:
+    # A part at the end that is cut off before the redaction is not shown either.
+    return excerpt_line(redact(text[:_MAX_REDACTED]), 100)
 
 
 def describe_form(form: HealthForm) -> str:

@@ -148,3 +148,11 @@ def test_an_answer_that_may_change_is_waited_for(project: Project, health: Healt
 
     report = poll_health(project.settings.release.health, passes=2, before=before, emit=change)
     assert (report.passed, report.status, report.attempts) == (True, "ok", 8)
+
+
+@pytest.mark.parametrize("body", [{"k" * 1_000_000: True}, {"k" * 1_000_000: 1}, {f"k{n}": True for n in range(5000)}])
+def test_a_form_is_short_whatever_the_answer_is(body: dict[str, Any]) -> None:
+    """The manifest contains it."""
+    form = form_of(response(body))
+    assert len(form.names) <= 50 and len(form.words) <= 50
+    assert all(len(text) <= 100 for text in (*form.names, *form.words))

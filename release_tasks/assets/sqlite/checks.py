@@ -12,6 +12,7 @@ from release_tasks.core.errors import StageFailed
 __all__ = ["check_database", "count_rows", "describe_unchecked", "is_whole", "read_schema", "unread_phrase"]
 
 _MOST_FINDINGS = 5
+_MOST_UNCHECKED = 50  # the phrases are in the metadata of a snapshot, which has a limit
 _CONTENT = "the content"
 
 
@@ -32,7 +33,9 @@ def check_database(path: Path, thorough: bool = False, reported_as: Path | None 
     if findings:
         shown = "; ".join(findings[:_MOST_FINDINGS])
         raise DamagedDatabase(f"{reported_as or path} fails SQLite's integrity check: {shown}.")
-    return [f"{excerpt_line(name)} ({excerpt_line(reason)})" for name, reason in unchecked]
+    phrases = [f"{excerpt_line(name)} ({excerpt_line(reason)})" for name, reason in unchecked[:_MOST_UNCHECKED]]
+    more = len(unchecked) - len(phrases)
+    return [*phrases, f"{more} more"] if more else phrases
 
 
 def unread_phrase(error: ContentUnread) -> str:

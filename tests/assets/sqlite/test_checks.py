@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 from pathlib import Path
 
 import apsw
@@ -364,3 +365,16 @@ def test_each_result_code_has_a_verdict(tmp_path: Path, name: str) -> None:
         raise error
     assert type(raised.value) is expected
     assert str(tmp_path / "app.db") in raised.value.message
+
+
+def test_many_unchecked_tables_are_counted(tmp_path: Path) -> None:
+    """The record of a snapshot names 50 of them."""
+    database = sqlite3.connect(tmp_path / "app.db")
+    database.create_collation("own", lambda a, b: 0)
+    for number in range(60):
+        database.execute(f"CREATE TABLE t{number}(x TEXT COLLATE own PRIMARY KEY)")
+    database.commit()
+    database.close()
+    unchecked = check_database(tmp_path / "app.db")
+    assert len(unchecked) == 51
+    assert unchecked[-1] == "10 more"
