@@ -8,9 +8,10 @@ import json
 import os
 import shlex
 import time
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -118,13 +119,72 @@ ENCODINGS = {
 }
 
 
+# Over lines, in mail, in other alphabets, and encoded twice.
+ENCODINGS |= {
+    "base64, wrapped": base64.encodebytes(b"x" * 40 + KNOWN.encode() + b"y" * 9).decode().strip()[52:],
+    "form": quote_plus(KNOWN),
+    "hex, colons": KNOWN.encode().hex(":"),
+    "hex, blanks": KNOWN.encode().hex(" "),
+    "hex, upper colons": KNOWN.encode().hex(":").upper(),
+    "bytes": ", ".join(map(str, KNOWN.encode())),
+    "base64 twice": base64.b64encode(base64.b64encode(KNOWN.encode())).decode(),
+    "base64 of UTF-16": base64.b64encode(KNOWN.encode("utf-16-le")).decode(),
+    "base32": base64.b32encode(KNOWN.encode()).decode(),
+    "soft break": f"{KNOWN[:11]}=\n{KNOWN[11:]}",
+    "quotation": f"{KNOWN[:11]}\n> {KNOWN[11:]}",
+    "literals": f'{KNOWN[:11]}" +\n "{KNOWN[11:]}',
+    "C1 colour": f"{KNOWN[:7]}\x9b31m{KNOWN[7:]}",
+    **{f"U+{ord(c):04X}": f"{KNOWN[:7]}{c}{KNOWN[7:]}" for c in "\u2066\u202e\u2064\ufe0f\u061c\u180e\u034f\U000e0041"},
+}
+
+
 @pytest.mark.parametrize("encoded", ENCODINGS.values(), ids=ENCODINGS)
 def test_known_value_is_redacted_in_every_encoding(encoded: str) -> None:
     """The environment has it; a program may print it in any form."""
     shown = Redactor([KNOWN]).redact_text(f"got {encoded} here")
     assert REDACTED in shown and shown.startswith("got ") and shown.endswith(" here")
     assert not [piece for piece in pieces(KNOWN) if piece in shown], shown
-    assert len(shown) < 60, shown  # the words around it, and the escapes of a link
+    assert len(shown) < 100, shown  # the words around it, the escapes of a link, and what base64 has before it
+
+
+@pytest.mark.parametrize("form", ["utf-8", "latin-1", "nfd", "mojibake"])
+def test_known_value_that_is_not_ascii_is_redacted(form: str) -> None:
+    """Another program writes it in another encoding."""
+    value = "p\u00e4ssw\u00f6rd9 Zq9w8e"
+    written = {
+        "utf-8": value.encode(),
+        "latin-1": value.encode("latin-1"),
+        "nfd": unicodedata.normalize("NFD", value).encode(),
+        "mojibake": value.encode().decode("latin-1").encode(),
+    }[form]
+    assert Redactor([value]).redact(b"x " + written + b" y") == f"x {REDACTED} y".encode()
+
+
+_ASSIGNMENT = b"DB_PASSWORD=Hh7kkQ2wW3eE4rR5tT6yY7uU\n"
+_CODED = base64.b64encode(_ASSIGNMENT).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"CONFIG={_CODED}",
+        f"/v/{_CODED}",
+        f"x-{_CODED}",
+        f"v=={_CODED}",
+        base64.b64encode(b"APP_ENV=prod\n" * 900 + _ASSIGNMENT).decode(),
+        base64.encodebytes(b"APP_ENV=prod\n" * 9 + _ASSIGNMENT * 2).decode(),
+        base64.b64encode("# Gr\u00f6\u00dfe\n".encode() + _ASSIGNMENT).decode(),
+        base64.b64encode(b"\xef\xbb\xbf" + _ASSIGNMENT).decode(),
+        base64.b64encode(_ASSIGNMENT + b"\0").decode(),
+        base64.b64encode(_CODED.encode()).decode(),
+        base64.b64encode(b"deploy:Hh7kkQ2wW3eE").decode(),
+    ],
+    ids=["=", "/", "x-", "==", "long", "lines", "umlaut", "BOM", "NUL", "twice", "user and password"],
+)
+def test_secret_in_base64_is_redacted(text: str) -> None:
+    """Its value is not known; the text in it has a secret."""
+    shown = Redactor().redact_text(f"got {text} here")
+    assert REDACTED in shown and text[-24:-4].strip() not in shown and shown.endswith("here")
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import bisect
 import functools
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from release_tasks.core.redaction.names import is_secret_name
-from release_tasks.core.redaction.views import Span, joined
+from release_tasks.core.redaction.views import Span, all_joined
 
 __all__ = ["KnownValues", "values_in_environment"]
 
@@ -113,7 +115,9 @@ class KnownValues:
 
     def find(self, data: bytes) -> Iterator[Span]:
         """Yield the places of the values in ``data``, also of those that are split over lines."""
-        for needle in self._needles:
+        # A line is shorter than most encodings of a long value: the needles are in order of their length.
+        first = bisect.bisect_left(self._needles, -len(data), key=lambda needle: -len(needle))
+        for needle in self._needles[first:]:
             at = data.find(needle)
             while at >= 0:
                 yield at, at + len(needle)
@@ -147,12 +151,13 @@ def _wrapped(data: bytes, value: bytes, probes: tuple[bytes, ...]) -> Iterator[S
         while at >= 0:
             start, end = max(at - 3 * len(value) - 64, 0), at + 3 * len(value) + 64
             if at > done and not data.startswith(value, at) and b"\n" in data[start:end]:
-                view = joined(data[start:end])
-                found = view.data.find(value) if view is not None else -1
-                if view is not None and found >= 0:
-                    first, last = view.origin((found, found + len(value)))
-                    yield first + start, last + start
-                    done = last + start
+                for view in all_joined(data[start:end]):
+                    found = view.data.find(value)
+                    if found >= 0:
+                        first, last = view.origin((found, found + len(value)))
+                        yield first + start, last + start
+                        done = last + start
+                        break
             at = data.find(probe, at + len(probe))
 
 
@@ -165,12 +170,21 @@ def _needles(values: frozenset[str]) -> tuple[list[bytes], list[tuple[bytes, tup
         needles |= {raw, raw.hex().encode(), raw.hex().upper().encode()}
         if len(value) > _SHORTEST + 1:
             needles |= {as_bytes(value.upper()), as_bytes(value.lower()), as_bytes(value[::-1])}
+            needles |= {as_bytes(value.capitalize()), as_bytes(value.swapcase())}
+            needles |= {raw.replace(b" ", b"+"), *_in_hex(raw), *_base32(raw)}
         needles |= {raw.replace(b"'", b"'\"'\"'"), raw.replace(b"'", b"'\\''"), raw.replace(b"'", b"''")}
         needles |= {raw.replace(b"\n", b"\\n"), raw.replace(b"\n", b" ")}
-        needles |= set(_base64(raw))
+        cores = set(_base64(raw))
+        needles |= cores
+        if not value.isascii():
+            needles |= set(_in_other_letters(value))
         if len(raw) >= _SHORTEST_LINE and b"\n" not in raw:
-            size = min(_PROBE, len(raw) // 2)
-            probes.append((raw, (raw[:size], raw[-size:])))
+            # Base64 of base64, and of UTF-16.
+            needles |= {twice for core in cores for twice in _base64(core)}
+            needles |= set(_base64(b"\0".join(bytes([each]) for each in raw)))
+            for text in (raw, raw.hex().encode(), *cores):
+                size = min(_PROBE, len(text) // 2)
+                probes.append((text, (text[:size], text[-size:])))
     return sorted((each for each in needles if len(each) >= _SHORTEST), key=len, reverse=True), probes
 
 
@@ -181,6 +195,33 @@ def _base64(raw: bytes) -> Iterator[bytes]:
         core = encoded[(8 * before + 5) // 6 : (8 * (before + len(raw))) // 6]
         yield core
         yield core.translate(bytes.maketrans(b"+/", b"-_"))
+
+
+def _in_hex(raw: bytes) -> Iterator[bytes]:
+    for separator in (b":", b" ", b"-", b", "):
+        pairs = [b"%02x" % each for each in raw]
+        yield separator.join(pairs)
+        yield separator.join(pairs).upper()
+    yield b", ".join(b"0x%02x" % each for each in raw)
+    yield b"\\x" + b"\\x".join(b"%02x" % each for each in raw)
+    yield b", ".join(b"%d" % each for each in raw)
+    yield b",".join(b"%d" % each for each in raw)
+
+
+def _base32(raw: bytes) -> Iterator[bytes]:
+    """Yield the characters of base32 that depend on ``raw`` alone, for each of the five places it can begin at."""
+    for before in range(5):
+        encoded = base64.b32encode(b"\x00" * before + raw).rstrip(b"=")
+        yield encoded[(8 * before + 4) // 5 : (8 * (before + len(raw))) // 5]
+
+
+def _in_other_letters(value: str) -> Iterator[bytes]:
+    """Yield a value that is not ASCII as other programs write it: composed or not, in Latin 1, and read as Latin 1."""
+    for form in ("NFC", "NFD"):
+        yield as_bytes(unicodedata.normalize(form, value))
+    for encoding in ("latin-1", "cp1252"):
+        yield value.encode(encoding, "ignore")
+        yield as_bytes(value).decode(encoding, "ignore").encode()
 
 
 def as_bytes(text: str) -> bytes:

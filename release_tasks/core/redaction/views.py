@@ -9,22 +9,25 @@ from __future__ import annotations
 import bisect
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from attrs import frozen
 
-__all__ = ["Span", "View", "decoded", "joined", "without_controls"]
+__all__ = ["Span", "View", "all_joined", "decoded", "joined", "without_controls"]
 
 Span = tuple[int, int]
 
 # ECMA-48: CSI, OSC and the other string sequences, and the two-byte ones. Then a character that a backspace removes,
-# and single controls. A NUL between two letters is UTF-16. U+200B to U+200F, U+2060, U+FEFF and U+00AD have no width.
+# and single controls. A NUL between two letters is UTF-16. U+200B to U+200F, U+2060, U+FEFF and U+00AD have no width,
+# nor the other characters of format (Cf), the selectors of variants and U+034F. C1 has a CSI of its own.
 _CONTROLS = re.compile(
     rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]{0,4096}(?:\x07|\x1b\\)?|[ -/]*[0-~])"
     rb"|[^\n\x08\x1b]\x08|\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
-    rb"|\xe2\x80[\x8b-\x8f]|\xe2\x81\xa0|\xef\xbb\xbf|\xc2\xad"
+    rb"|\xe2\x80[\x8b-\x8f\xaa-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf|\xc2\xad|\xcd\x8f|\xd8\x9c|\xe1\xa0\x8e"
+    rb"|\xef\xb8[\x80-\x8f]|\xef\xbf[\xb9-\xbb]|\xf3\xa0[\x80-\x87][\x80-\xbf]"
+    rb"|(?:\xc2\x9b|(?<![\x80-\xff])\x9b)[0-?]*[ -/]*[@-~]|\xc2[\x80-\x9f]"
 )
-_RARE = bytes([*range(9), 11, 12, *range(13, 32), 0x7F, 0xAD, 0xE2, 0xEF])
+_RARE = bytes([*range(9), 11, 12, *range(13, 32), 0x7F, 0x8F, 0x9B, 0x9C, 0xAD, 0xE1, 0xE2, 0xEF, 0xF3])
 _PERCENT = rb"%[0-9A-Fa-f]{2}"
 _BACKSLASH = rb"\\(?:u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|[0-7]{3}|[\s\S])"  # JSON, Python, C and the shell
 _ENTITY = rb"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});"
@@ -33,6 +36,18 @@ _ENCODED = re.compile(b"|".join((_PERCENT, _BACKSLASH, _ENTITY)))
 # one way only, so that a long run of blanks costs no more than its length.
 _FRAME = rb"[ \t]*(?:(?:\xe2\x94\x82|\||\\)[ \t]*)?"
 _WRAP = re.compile(rb"(?<=[^\s])" + _FRAME + rb"\r*\n" + _FRAME + rb"(?=[^\s])")
+# The same with what mail, a quotation, a list or a log writes at the end and the start of a line, and with the
+# quotes of a literal of several lines.
+_MARKS = rb"[ \t]{0,16}(?:\xe2\x94\x82|[+\\=,&.|-]|)[ \t]{0,16}\r*\n[ \t]{0,16}"
+_NEXT_MARKS = (
+    rb"(?:\xe2\x94\x82|[|>#*]|\d{1,6}[ \t]{0,4}[|:]|\d{4}-\d\d-\d\dT\S{8,24}[ ](?:\S{1,40}:[ ])?|)[ \t]{0,16}[+&.]?"
+    rb"[ \t]{0,4}"
+)
+_WRAPS = (
+    _WRAP,
+    re.compile(rb"(?<=[^\s])" + _MARKS + _NEXT_MARKS + rb"(?=[^\s])"),
+    re.compile(rb"(?<=[^\s])[\"']" + _MARKS + _NEXT_MARKS + rb"[\"'](?=[^\s])"),
+)
 _LETTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\x08", b"f": b"\x0c", b"\n": b""}
 
 
@@ -79,6 +94,12 @@ def decoded(data: bytes) -> View | None:
 def joined(data: bytes) -> View | None:
     """Return ``data`` with its lines joined, or None when it is one line."""
     return _rewritten(data, _WRAP, lambda _: b"")
+
+
+def all_joined(data: bytes) -> Iterator[View]:
+    """Yield ``data`` with its lines joined, in each way that lines are wrapped."""
+    views = (_rewritten(data, wrap, lambda _: b"") for wrap in _WRAPS)
+    yield from (view for view in views if view is not None)
 
 
 def _decode(code: bytes) -> bytes:
