@@ -246,10 +246,14 @@ class Provenance:
         except (StageError, OSError) as error:
             return describe_error(error)
 
-    def release_refusals(self, manifest: Manifest) -> list[str]:
+    def release_refusals(self, manifest: Manifest, *, is_latest: bool = False) -> list[str]:
         """Return why ``manifest`` does not agree with its records; a missing signature alone is no reason."""
         try:
-            return [str(finding) for finding in self.compare_release(manifest) if finding.kind != "unsigned"]
+            return [
+                str(finding)
+                for finding in self.compare_release(manifest, is_latest=is_latest)
+                if finding.kind != "unsigned"
+            ]
         except (StageError, OSError) as error:
             return [describe_error(error)]
 

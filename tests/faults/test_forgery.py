@@ -869,6 +869,7 @@ def test_no_command_follows_a_forged_manifest(signed: Scene, unsigned: Scene, na
     settings = with_flags(scene.project.settings, rollback=True, health_url="http://127.0.0.1:9/health")
     with pytest.raises(StageFailed, match="is refused, nothing was changed"):
         watch_release(settings)
+    assert "manifests" in dict(diagnose_service(scene.project.settings)[0].unread)
     if is_of_release:
         with pytest.raises(StageFailed, match="is refused, nothing was changed"):
             roll_back(settings, release_id="v3", unverified=True)
@@ -900,7 +901,7 @@ def test_handwritten_state_of_a_running_rollback_is_no_restore(unsigned: Scene) 
     assert (unsigned.last_event()["event"], unsigned.last_event()["status"]) == ("rollback.recovered", "failed")
 
 
-@pytest.mark.parametrize("sequence", [(1 << 53) - 1, 10**300 - 1])
+@pytest.mark.parametrize("sequence", [(1 << 53) - 1, 10**300 - 1], ids=["valid", "too large"])
 def test_planted_sequence_is_never_used(unsigned: Scene, sequence: int) -> None:
     """The next release has the next sequence of the log; the planted snapshot is named, and never restored."""
     forger, name = unsigned.forger, "v9_snapshot"

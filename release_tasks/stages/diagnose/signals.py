@@ -153,6 +153,9 @@ def read_signals(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) ->
     signals.latest = manifests[-1] if manifests else None
     ready = [manifest for manifest in manifests if manifest.status == "ready"]
     signals.ready = pipeline.latest_ready() or (ready[-1] if ready else None)
+    if signals.ready is not None:
+        refusals = Provenance(settings, pipeline).release_refusals(signals.ready, is_latest=True)
+        signals.unread += [("manifests", f"{signals.ready.release_id}: {refusal}") for refusal in refusals]
     baseline = signals.baseline
     if release.questions:
         emit(StepBegan("health"))
