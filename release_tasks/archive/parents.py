@@ -20,6 +20,7 @@ from release_tasks.assets.files import set_rights
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.place import HALF_MADE, Place, Rights, find, found
 from release_tasks.core.records import ParentFolder, SnapshotMetadata
+from release_tasks.core.typed import quoted
 from release_tasks.core.users import user_name
 
 __all__ = ["Parents", "invalid_parent", "remove_empty"]
@@ -85,7 +86,8 @@ class Parents:
                 continue
             with find(folder / "any") as inside:  # follows a link as far as root may follow it
                 if inside is None:
-                    raise StageFailed(f"{folder} is not a folder. Move it away, and retry.")
+                    name = quoted(str(folder))  # -T: another user may have made a link to a folder at the second name
+                    raise StageFailed(f"{folder} is not a folder. Move it away, and retry: mv -T {name} {name}.before")
             if missing and folder in recorded and stat.S_ISLNK(info.st_mode):
                 raise StageFailed(
                     f"{folder} is a symbolic link, and was a folder at the time of the snapshot. Nothing is created "

@@ -591,7 +591,7 @@ def test_plan_foresees_a_parent_that_is_not_a_folder(scene: Scene, name: str) ->
     """With the command that moves it away; then the rollback succeeds."""
     good = scene.project.content()
     ACTS[name][0](scene)
-    move = f"mv {scene.state} {scene.state}.before"
+    move = f"mv -T {scene.state} {scene.state}.before"
     assert any(move in line for line in plan_rollback(scene.project.settings).diagnostics)
     subprocess.run(shlex.split(move), check=True)
     assert rollback(scene.project.settings, RollbackRequest()).status == "restored"
