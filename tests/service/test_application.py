@@ -122,6 +122,7 @@ def test_an_id_that_no_message_could_show_is_refused(monkeypatch: pytest.MonkeyP
     require_showable_id("shop-20261130041727", is_typed=False)
     monkeypatch.setenv("DB_PASSWORD", "20261130")
     require_showable_id("shop-20261130041727", is_typed=False)
-    for release_id, is_typed in (("shop-20261130", True), ("sk-gateway-20261130041727", False), ("sk-gateway", True)):
+    token = "ghp_" + "a1B2" * 9
+    for release_id, is_typed in (("shop-20261130", True), (f"{token}-20261130041727", False), (token, True)):
         with pytest.raises(UsageError, match=r"release\.prepare --release-id ID"):
             require_showable_id(release_id, is_typed=is_typed)

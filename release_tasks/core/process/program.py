@@ -34,6 +34,7 @@ _INTERPRETER = re.compile(r"(?:.*/)?(?:((?:ba|da|k|z)?sh)|(python[0-9.]*)|node|p
 _REDIRECTION = re.compile(r"[0-9]*[<>]&[0-9-]*|&>>?|[0-9]*(?:>>?|<)\s*[^\s;&|()<>]+")
 _EXPANSION = frozenset("$`*?[~")
 _NUMBER = re.compile(r"[0-9.]+[smhd]?")
+_MOST_CHARACTERS = 20_000  # of a command that is examined
 
 
 @frozen(kw_only=True)
@@ -82,6 +83,8 @@ def programs_of(command: str, folder: Path, environment: Mapping[str, str]) -> l
     A name that is looked up in PATH stands for each path that is tried until a file is found. Programs that another one
     starts with the rights of another user (sudo -u) are not among them.
     """
+    if len(command) > _MOST_CHARACTERS:
+        return []
     try:
         lexer = shlex.shlex(_REDIRECTION.sub(" ", command), posix=True, punctuation_chars=_SEPARATORS)
         lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
