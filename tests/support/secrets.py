@@ -481,7 +481,7 @@ def _leaks() -> list[Leak]:
         "\n".join(hexa(32) for _ in range(16)),
     )
     add("lines of a key", "@@", "\n".join("aZ9" + word(61) for _ in range(4)))
-    add("JWK, far from its kind", '{"k":"@@",\n"alg":"A",\n"use":"s",\n"kid":"1",\n"x":"y",\n"kty":"oct"}', word(43))
+    add("JWK, far from its kind", '{"k":"@@",\n"alg":"A",\n"use":"s",\n"kty":"oct"}', word(43))
     found.append(Leak("PEM", f"read key:\n{PEM}\nend of key", PEM))
     for kind in ("EC ", "OPENSSH ", "ENCRYPTED ", ""):
         pem = _pem(f"{kind}PRIVATE" + " KEY")
