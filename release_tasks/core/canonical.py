@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from release_tasks.core.printable import json_escaped, one_line, without_secrets
+from release_tasks.core.printable import beginning_without_secrets, json_escaped, one_line
 from release_tasks.core.units import show_size
 
 __all__ = [
@@ -55,7 +55,7 @@ def excerpt(text: str, limit: int = 200) -> str:
     A longer text is cut without its secrets: half of one is not found later.
     """
     if len(text) > limit:
-        text = without_secrets(text)
+        text = beginning_without_secrets(text, limit)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 

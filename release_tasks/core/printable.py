@@ -6,7 +6,16 @@ import functools
 import re
 import unicodedata
 
-__all__ = ["json_escaped", "log_text", "one_line", "output_lines", "printable", "visible_line", "without_secrets"]
+__all__ = [
+    "beginning_without_secrets",
+    "json_escaped",
+    "log_text",
+    "one_line",
+    "output_lines",
+    "printable",
+    "visible_line",
+    "without_secrets",
+]
 
 # A title or a link (OSC) ends at its line: without an end it would hide all lines that follow.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[@-_])")
@@ -25,6 +34,7 @@ _INVISIBLE = frozenset(
 _AS_EMOJI = "\ufe0f"  # after a symbol it asks for the picture in colour
 _MOST_MARKS = 4  # on one letter; more of them cover the lines above and below
 _LONGEST = 10_000  # characters of a line
+_AHEAD = 64 << 10  # characters that are searched for secrets behind those that are shown
 _NAMES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -57,9 +67,20 @@ def _visible(text: str) -> str:
     return "".join(parts)
 
 
+def beginning_without_secrets(text: str, limit: int) -> str:
+    """Return ``text`` without secrets, for a caller that shows ``limit`` characters; of a long text only the start."""
+    if len(text) <= limit + _AHEAD:
+        return without_secrets(text)
+    from release_tasks.core.redact import Redactor  # as in ``without_secrets``
+    from release_tasks.core.redaction.values import as_bytes
+
+    start = Redactor.of_process().redact_beginning(as_bytes(text[: limit + _AHEAD]))
+    return f"{start.decode('utf-8', 'replace')}..."
+
+
 def one_line(text: str, limit: int = _LONGEST) -> str:
     r"""Return ``text`` on one printable line of at most ``limit`` characters: a line end is shown as ``\n``."""
-    return visible_line(without_secrets(text), limit)
+    return visible_line(beginning_without_secrets(text, limit), limit)
 
 
 def visible_line(text: str, limit: int = _LONGEST) -> str:

@@ -402,11 +402,11 @@ def stripped(document: Document) -> Document:
     return {name: document[name] for name in names}
 
 
-def test_document_without_digests_needs_force(damaged: DamagedProject) -> None:
-    """Without its digests the snapshot counts as one that cannot be verified, and is refused."""
+def test_document_that_lost_its_digests_is_refused(damaged: DamagedProject) -> None:
+    """An older tool took no digests, but the log has those of this snapshot."""
     document = stripped(damaged.document())
     damaged.write(document)
-    assert "cannot be verified" in damaged.assert_refused("stripped")
+    assert "it has no digests, as if an older tool had taken it" in damaged.assert_refused("stripped")
     assert {v.snapshot_id: v.status for v in verify_all(damaged.pipeline.catalogue)} == {
         "v0_snapshot": "verified",
         "v1_snapshot": "unverifiable",

@@ -26,6 +26,7 @@ __all__ = ["StoredDatabase", "stored_database"]
 
 _BLOCK = 64 << 10  # a multiple of each page size
 _CHUNK = 16 * _BLOCK
+_ANY_NAME = Path("/stored.db")  # a VFS of Python gets UTF-8 only
 _numbers = itertools.count(1)
 
 
@@ -148,7 +149,7 @@ def stored_database(path: Path, sha256: str | None) -> Iterator[tuple[apsw.Conne
         files = _Files(name, stored)
         try:
             flags = apsw.SQLITE_OPEN_READONLY
-            with connection(path, flags, is_immutable=True, vfs=name) as database:
+            with connection(_ANY_NAME, flags, is_immutable=True, vfs=name) as database:
                 yield database, stored
         finally:
             files.unregister()

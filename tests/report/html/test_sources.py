@@ -338,7 +338,7 @@ def _log_is_a_folder(project: Project) -> None:
         (_alter_metadata, "not valid JSON"),
         (_break_chain, "altered, or not a record of this log"),
         (_cut_log, "the end of the log is missing"),
-        (_log_is_a_folder, "Is a directory"),
+        (_log_is_a_folder, "It should be a file and is not"),
         (_alter_statement, "does not match this release"),
     ],
 )
