@@ -53,6 +53,8 @@ _MOST_MASKED = 64 << 20
 LONGEST_SECRET = 16 << 10  # a secret in one line is shorter than this
 WRAPPED_LINES = 4  # a secret may be wrapped over so many lines
 _LINES_AFTER = 3  # a value may be on one of the next lines
+_MOST_KEPT = 256  # texts
+_LONGEST_KEPT = 32 << 10  # characters
 
 
 _declared: set[str] = set()
@@ -68,6 +70,7 @@ class Redactor:
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         self._known = KnownValues(values)
+        self._kept = functools.lru_cache(maxsize=_MOST_KEPT)(self._redact_text)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], named: Iterable[str] = ()) -> Redactor:
@@ -93,7 +96,10 @@ class Redactor:
         return replaced(data[:cut], [span for span in spans if span[1] <= cut])
 
     def redact_text(self, text: str) -> str:
-        """Return ``text`` with every secret replaced."""
+        """Return ``text`` with every secret replaced. A page or a table has the same short texts many times."""
+        return self._kept(text) if len(text) <= _LONGEST_KEPT else self._redact_text(text)
+
+    def _redact_text(self, text: str) -> str:
         data = as_bytes(text)
         redacted = self.redact(data)
         return text if redacted == data else redacted.decode("utf-8", "replace")
