@@ -642,7 +642,7 @@ kubectl create secret generic app --from-file=token=/tmp/token
 helm upgrade app ./chart --set image.tag=1.2.3 --set auth.existingSecret=app-auth
 arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/db-AbCdEf
 Nov 29 10:15:00 host sudo: app : TTY=pts/0 ; PWD=/srv/app ; USER=root ; COMMAND=/bin/systemctl restart app
-PWD=/home/runner/work/app-2026/app-2026
+PWD=/srv/build/work/app-2026/app-2026
 OLDPWD=/srv/releases/20261129
 SSH_AUTH_SOCK=/tmp/ssh-abc123/agent.4242
 "forgotPassword": "Forgot your password?"

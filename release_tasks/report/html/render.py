@@ -56,9 +56,7 @@ def _environment() -> jinja2.Environment:
     environment.globals.update(typed=typed)
     environment.filters.update(text=text, number=number, actor=actor_of, meaning=meaning_of, tone=tone_of_check)
     environment.filters["described"] = lambda record: kind_of(record).describe(record)
-    environment.globals.update(typed=typed)
     environment.filters.update(count=show_count, size=show_size, span=show_span)
-    environment.globals.update(typed=typed)
     environment.filters.update(ago=_ago, clock=_clock, offset=_offset)
     return environment
 
