@@ -27,9 +27,16 @@ from release_tasks.config.written import AsWritten, exact_number, meaning_of, pl
 from release_tasks.core.codec import findings
 from release_tasks.core.errors import ConfigError
 from release_tasks.core.location import is_within, overlaps, without_links
-from release_tasks.core.options import Duration, Share, did_you_mean
+from release_tasks.core.options import Duration, Share, Size, Switch, did_you_mean
 from release_tasks.core.redact import Redactor, declare_secrets
-from release_tasks.core.units import parse_boolean, parse_duration, parse_integer, parse_share
+from release_tasks.core.units import (
+    parse_boolean,
+    parse_duration,
+    parse_integer,
+    parse_share,
+    parse_size,
+    parse_switch,
+)
 
 __all__ = ["defaults", "load_settings", "misplaced_sections"]
 
@@ -231,6 +238,8 @@ def _converter(kinds: schema.Kinds) -> cattrs.Converter:
     value_hook(bool, lambda value: parse_boolean(plain(value)))
     value_hook(Duration, lambda value: parse_duration(exact_number(value)))
     value_hook(Share, lambda value: parse_share(exact_number(value)))
+    value_hook(Size, lambda value: parse_size(exact_number(value)))
+    value_hook(Switch, lambda value: parse_switch(plain(value)))
     value_hook(Statuses, lambda value: parse_statuses(exact_number(value)))
     value_hook(KeyPath, lambda value: parse_key_path(exact_number(value)))
     value_hook(Path, _absolute)

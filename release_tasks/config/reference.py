@@ -13,8 +13,8 @@ from release_tasks.config import schema
 from release_tasks.config.endpoint import UNSET, KeyPath, Statuses
 from release_tasks.config.keys import nested_class, written_name
 from release_tasks.config.kinds import common_fields, has_kinds
-from release_tasks.core.options import Duration, Share
-from release_tasks.core.units import show_duration, show_share
+from release_tasks.core.options import Duration, Share, Size, Switch
+from release_tasks.core.units import show_duration, show_share, show_size
 
 __all__ = ["configuration_page"]
 
@@ -23,8 +23,8 @@ _INTRODUCTION = """\
 
 Write these keys in `invoke.yaml` next to your `tasks.py`. You can also use any other configuration source of Invoke;
 the file given with `inv -f` overrides `invoke.yaml`. A relative path starts at the folder of `tasks.py`, not at the
-current folder. Durations are written `500ms`, `30s`, `10m`, `1h`. An unknown key is an error. All mistakes are
-reported together, each with its line:
+current folder. Durations are written `500ms`, `30s`, `10m`, `1h`, sizes `512KiB`, `64MiB`, `1GiB`. An unknown key is
+an error. All mistakes are reported together, each with its line:
 
     invoke.yaml:4: release.app.version: expected text; unquoted, 1.10 is the number 1.1: put it in quotes: "1.10"
 
@@ -75,7 +75,7 @@ when the page is out of date.
 
 _TYPE_NAMES: dict[Any, str] = {
     Duration: "duration", Share: "share", Path: "path", str: "text", int: "number", bool: "true or false",
-    Statuses: "status or list", KeyPath: "text or list",
+    Statuses: "status or list", KeyPath: "text or list", Size: "size", Switch: "auto or off",
 }  # fmt: skip
 
 
@@ -134,6 +134,8 @@ def _shown_default(attribute: attrs.Attribute[Any]) -> str:
         return ""
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
+    if attribute.type is Size:
+        return f"`{show_size(default).replace(' ', '')}`"
     if isinstance(default, float):
         return f"`{show_share(default) if attribute.type is Share else show_duration(default)}`"
     return f"`{default}`"

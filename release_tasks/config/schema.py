@@ -22,7 +22,7 @@ from release_tasks.config.endpoint import (
 )
 from release_tasks.config.gateway import GatewayConfig
 from release_tasks.core.ids import is_valid_id
-from release_tasks.core.options import Duration, Kind, Share, did_you_mean, exactly_one, option
+from release_tasks.core.options import Duration, Kind, Share, Size, Switch, did_you_mean, exactly_one, option
 
 __all__ = [
     "NOTIFICATION_EVENTS",
@@ -40,6 +40,7 @@ __all__ = [
     "ReliabilityConfig",
     "RestartConfig",
     "Settings",
+    "StorageConfig",
     "VersionConfig",
     "WatchConfig",
 ]
@@ -284,6 +285,19 @@ class AttestationConfig:
 
 
 @frozen(kw_only=True)
+class StorageConfig:
+    """How snapshots store databases."""
+
+    deltas: Switch = option(
+        "`auto`: a snapshot of a large database stores the pages that differ from an earlier copy of it, where the "
+        "extra `fast` is installed. `off`: every snapshot stores the whole database. Snapshots that exist stay as they "
+        "are",
+        Switch("auto"),
+    )
+    deltas_above: Size = option("smaller databases are always stored whole", Size(64 << 20))
+
+
+@frozen(kw_only=True)
 class ReleaseConfig:
     """The release pipeline."""
 
@@ -307,6 +321,7 @@ class ReleaseConfig:
         "it changes anything",
         30.0,
     )
+    storage: StorageConfig = option("how snapshots store databases", Factory(StorageConfig))
     restart: RestartConfig = option("the restart after a restore", Factory(RestartConfig))
     drill: DrillConfig = option("the rehearsal of a rollback", Factory(DrillConfig))
     watch: WatchConfig = option("the watch after a release", Factory(WatchConfig))
@@ -314,7 +329,10 @@ class ReleaseConfig:
     notices: dict[str, NotificationConfig] = option("notifications by name", Factory(dict), validator=_valid_keys)
 
     def __attrs_post_init__(self) -> None:
-        assets = {key: evolve(asset, lock_wait=self.lock_wait) for key, asset in self.assets.items()}
+        above = self.storage.deltas_above if self.storage.deltas == "auto" else None
+        assets = {
+            key: evolve(asset, lock_wait=self.lock_wait, deltas_above=above) for key, asset in self.assets.items()
+        }
         object.__setattr__(self, "assets", assets)  # as attrs does it in a frozen class
 
     @property

@@ -10,10 +10,12 @@ from attrs import Attribute, field
 
 from release_tasks.core.units import non_json_values
 
-__all__ = ["Duration", "Kind", "Share", "did_you_mean", "exactly_one", "option", "valid_options"]
+__all__ = ["Duration", "Kind", "Share", "Size", "Switch", "did_you_mean", "exactly_one", "option", "valid_options"]
 
 Duration = NewType("Duration", float)
 Share = NewType("Share", float)
+Size = NewType("Size", int)  # bytes
+Switch = NewType("Switch", str)  # auto or off
 
 
 class Kind(Protocol):

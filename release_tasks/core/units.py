@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "parse_duration",
     "parse_integer",
     "parse_share",
+    "parse_size",
+    "parse_switch",
     "rough_span",
     "show_count",
     "show_counter",
@@ -27,6 +30,8 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(B|KiB|MiB|GiB|TiB)?", re.ASCII | re.IGNORECASE)
+_MOST_BYTES = 1 << 60
 _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -70,6 +75,32 @@ def parse_share(value: Any) -> float:
     if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share <= 1:
         raise ValueError(f"expected a share such as 0.3 or 30%, got {value!r}")
     return float(share)
+
+
+def parse_size(value: Any) -> int:
+    """Return the bytes of ``64MiB``, ``512 KiB``, ``1.5GiB``, or of a number without a unit.
+
+    Raises ValueError for any other value, for a part of a byte, and for more than 1 EiB.
+    """
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match:
+        powers = {unit.lower(): 1024**power for power, unit in enumerate(_SIZES)}
+        size = Fraction(match[1]) * powers[(match[2] or "B").lower()]
+    else:
+        size = Fraction(value) if isinstance(value, int) and not isinstance(value, bool) else Fraction(-1)
+    if size.denominator != 1 or not 0 <= size <= _MOST_BYTES:
+        raise ValueError(f"expected a size such as 64MiB or 1GiB, got {value!r}")
+    return int(size)
+
+
+def parse_switch(value: Any) -> str:
+    """Return ``auto`` or ``off``; YAML reads an unquoted ``off`` as false. Raises ValueError for any other value."""
+    if value is False:
+        return "off"
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word not in ("auto", "off"):
+        raise ValueError(f"expected auto or off, got {value!r}")
+    return word
 
 
 def show_share(share: float) -> str:

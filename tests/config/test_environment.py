@@ -40,6 +40,8 @@ def problems_of(project: Path) -> list[str]:
         ("GATES_BUILD_ADVISORY", "false", "gates.build.advisory", False),
         ("ASSETS_DB_REQUIRED", "no", "assets.db.required", False),
         ("RETENTION", "7", "retention", 7),
+        ("STORAGE_DELTAS", "off", "storage.deltas", "off"),
+        ("STORAGE_DELTAS_ABOVE", "1GiB", "storage.deltas_above", 1 << 30),
         ("APP_VERSION", "1.10", "app.version.text", "1.10"),
         ("WATCH_FOR", "1:30", "watch.for_", None),
     ],

@@ -14,6 +14,8 @@ from release_tasks.core.units import (
     parse_duration,
     parse_integer,
     parse_share,
+    parse_size,
+    parse_switch,
     show_duration,
     show_share,
 )
@@ -66,7 +68,8 @@ def test_durations_are_shown_in_the_largest_unit(seconds: float, text: str) -> N
 @given(ANYTHING)
 def test_values_raise_value_error_only(value: Any) -> None:
     """Any value of YAML or of the environment gives a result or a message."""
-    for parse, kind in ((parse_duration, float), (parse_integer, int), (parse_boolean, bool), (parse_share, float)):
+    for parse, kind in ((parse_duration, float), (parse_integer, int), (parse_boolean, bool), (parse_share, float),
+                        (parse_size, int), (parse_switch, str)):  # fmt: skip
         try:
             assert isinstance(parse(value), kind)
         except ValueError as error:
@@ -114,3 +117,28 @@ def test_refused_shares(text: Any) -> None:
     """The message shows two accepted forms."""
     with pytest.raises(ValueError, match=r"expected a share such as 0.3 or 30%, got"):
         parse_share(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [("64MiB", 64 << 20), ("1.5 GiB", 3 << 29), ("512kib", 512 << 10), ("2 TiB", 2 << 40), ("7B", 7), ("9", 9), (0, 0)],
+)
+def test_accepted_sizes(value: Any, size: int) -> None:
+    """Units of 1024, a space before the unit, capitals or not; without a unit the number is of bytes."""
+    assert parse_size(value) == size
+
+
+@pytest.mark.parametrize("value", ["64MB", "MiB", "", "-1", -1, 1.5, "0.3B", "9" * 16, 1 << 61, True, None, [], "1 M"])
+def test_refused_sizes(value: Any) -> None:
+    """MB can mean two sizes, so it is refused; the message shows two accepted forms."""
+    with pytest.raises(ValueError, match=r"expected a size such as 64MiB or 1GiB, got"):
+        parse_size(value)
+
+
+def test_a_switch_is_auto_or_off() -> None:
+    """YAML reads an unquoted off as false; every other value is refused."""
+    assert [parse_switch(value) for value in ("auto", " Auto", "off", "OFF", False)] == ["auto"] * 2 + ["off"] * 3
+    refused: list[Any] = [True, "on", "", 0, None, []]
+    for value in refused:
+        with pytest.raises(ValueError, match="expected auto or off, got"):
+            parse_switch(value)

@@ -106,7 +106,7 @@ class _Steps:
         if self._count - 1 == self._at:
             signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
             for number in self._signals:
-                # To this thread: another one that does not block them could take one of them before the others are sent.
+                # To this thread: another one could take a signal before the others are sent.
                 signal.raise_signal(number)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
 
