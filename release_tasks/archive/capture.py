@@ -27,7 +27,14 @@ from release_tasks.core.entries import write_entries
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Emit, Event, ignore
 from release_tasks.core.interrupt import wait_for
-from release_tasks.core.records import FORMAT_VERSION, AssetRecord, AuditAnchor, ParentFolder, SnapshotMetadata
+from release_tasks.core.records import (
+    FORMAT_VERSION,
+    AssetRecord,
+    AuditAnchor,
+    ParentFolder,
+    SnapshotMetadata,
+    format_of,
+)
 from release_tasks.core.threads import pool as thread_pool
 
 __all__ = [
@@ -146,7 +153,8 @@ def publish_safety_snapshot(
     changed = [record for record, before in zip(records, metadata.assets, strict=True) if record != before]
     if changed:
         _write_entries(partial, changed)
-        metadata = sealed(evolve(metadata, assets=records, digest=snapshot_digest(records)))
+        metadata = evolve(metadata, format_version=format_of(records), assets=records, digest=snapshot_digest(records))
+        metadata = sealed(metadata)
         fsync_tree(partial)
         write_atomic(partial / "metadata.json", metadata_bytes(metadata))
     sign_snapshot(signer, partial, metadata)
@@ -172,7 +180,7 @@ def new_snapshot(
         _write_entries(partial, records)
         metadata = sealed(
             SnapshotMetadata(
-                format_version=FORMAT_VERSION,
+                format_version=format_of(records),
                 snapshot_id=request.snapshot_id,
                 release_id=request.release_id,
                 kind=request.kind,

@@ -24,7 +24,7 @@ from release_tasks.core.codec import decode
 from release_tasks.core.entries import StoredEntries
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.core.ids import is_valid_id
-from release_tasks.core.records import FORMAT_VERSION, SEQUENCE_LIMIT, AssetRecord, SnapshotMetadata
+from release_tasks.core.records import FORMAT_VERSION, SEQUENCE_LIMIT, AssetRecord, SnapshotMetadata, format_of
 from release_tasks.core.typed import typed
 
 __all__ = ["Catalogue", "Unreadable"]
@@ -191,6 +191,8 @@ class Catalogue:
             raise InvalidDocument(f"{name} was altered: its checksum does not match")
         else:
             metadata = decode(SnapshotMetadata, document, name)
+            if version < format_of(metadata.assets) == FORMAT_VERSION:
+                raise InvalidDocument(f"{name} has format {version} and a delta, which only format 3 has")
             if version > 1:
                 metadata = _with_stored_entries(metadata, self.store.fetch(snapshot_id))
             # 0 marks a snapshot of the older tool, which retention never removes.
@@ -209,7 +211,7 @@ class Catalogue:
 
 
 def _with_stored_entries(metadata: SnapshotMetadata, folder: Path) -> SnapshotMetadata:
-    """Return metadata of format 2 whose folders read their entries from their files, when they are used."""
+    """Return metadata of format 2 or 3 whose folders read their entries from their files, when they are used."""
 
     def entries(record: AssetRecord) -> StoredEntries | None:
         has_entries = record.exists and is_folder(record) and is_valid_id(record.key)  # any other key is refused later

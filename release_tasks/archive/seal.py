@@ -49,10 +49,17 @@ def metadata_bytes(metadata: SnapshotMetadata) -> bytes:
 
 
 def _metadata_document(metadata: SnapshotMetadata) -> dict[str, Any]:
-    """Return metadata as it is written: without the entries, which are in files of their own."""
+    """Return metadata as it is written: without the entries, which are in files of their own.
+
+    A record that is no delta has no keys of a delta, as in format 2.
+    """
     document = encode(evolve(metadata, assets=[evolve(asset, entries=None) for asset in metadata.assets]))
     for asset in document["assets"]:
         del asset["entries"]
+        if not asset["pending"]:
+            del asset["pending"]
+        if asset["delta"] is None:
+            del asset["delta"]
     return document
 
 

@@ -18,6 +18,9 @@ from release_tasks.core.records import AssetEntry, AssetRecord
 from release_tasks.core.tree import Tree
 
 __all__ = [
+    "BASES",
+    "base_path",
+    "is_digest",
     "is_folder",
     "is_mode",
     "owner_difference",
@@ -27,7 +30,23 @@ __all__ = [
     "verify_tree",
 ]
 
+BASES = "bases"
 _ALL_BITS = 0o7777
+
+
+def base_path(stored: Path, sha256: str) -> Path:
+    """Return the path of the base with this digest, from that of a stored delta; raises StageFailed for no digest.
+
+    It is ``bases/<digest>.db`` in the pipeline folder, and a delta is ``snapshots/<id>/assets/<key>/<name>`` in it.
+    """
+    if not is_digest(sha256):
+        raise StageFailed(f"{stored} names a base by {excerpt_line(sha256)!r}, which is not a digest.")
+    return stored.parents[4] / BASES / f"{sha256}.db"
+
+
+def is_digest(value: object) -> bool:
+    """Return whether ``value`` is a SHA-256 in lower-case hex digits."""
+    return isinstance(value, str) and len(value) == 64 and not value.strip("0123456789abcdef")
 
 
 def is_folder(record: AssetRecord) -> bool:

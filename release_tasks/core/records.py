@@ -12,6 +12,7 @@ from attrs import field, fields, frozen
 
 __all__ = [
     "FORMAT_VERSION",
+    "FORMAT_WITHOUT_DELTAS",
     "SEQUENCE_LIMIT",
     "Artifact",
     "AssetEntry",
@@ -35,10 +36,13 @@ __all__ = [
     "RollbackState",
     "SnapshotMetadata",
     "SnapshotReference",
+    "StoredDelta",
+    "format_of",
 ]
 
 SEQUENCE_LIMIT = 1 << 53  # other programs read the numbers of JSON as floats, which are exact up to here (RFC 8259, 6)
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+FORMAT_WITHOUT_DELTAS = 2
 
 AssetKind = Literal["sqlite", "file", "directory"]
 EntryKind = Literal["file", "directory", "symlink"]
@@ -242,6 +246,20 @@ class AssetEntry:
 
 
 @frozen(kw_only=True)
+class StoredDelta:
+    """How a database is stored that differs little from a base, which is a plain database file.
+
+    The base is ``bases/<base_sha256>.db`` in the pipeline folder; it was captured in the snapshot ``base_snapshot_id``.
+    ``sha256`` and ``size`` (in bytes) are those of the delta file.
+    """
+
+    base_sha256: str
+    base_snapshot_id: str
+    sha256: str
+    size: int
+
+
+@frozen(kw_only=True)
 class AssetRecord:
     """One captured asset.
 
@@ -252,7 +270,9 @@ class AssetRecord:
     all. ``unstable`` names files that changed while they were read, and were copied as they were. ``unchecked`` names
     the parts of a database that SQLite cannot check without the functions and modules of its service. ``plugin`` is the
     plugin's asset kind that captured and checked the copy. ``plugin_problem`` is the reason why the plugin failed; the
-    safety snapshot then contains an ordinary copy.
+    safety snapshot then contains an ordinary copy. ``delta`` says that ``relative_path`` is a delta, not the database:
+    ``size``, ``sha256`` and ``content_digest`` stay those of the whole database. ``pending`` marks a delta that was
+    published while the database was locked: its ``sha256`` and ``content_digest`` are computed later, and None.
     """
 
     key: str
@@ -272,6 +292,8 @@ class AssetRecord:
     unchecked: list[str] | None = None
     plugin: str | None = None
     plugin_problem: str | None = None
+    delta: StoredDelta | None = None
+    pending: bool = False
 
 
 @frozen(kw_only=True)
@@ -308,6 +330,11 @@ class SnapshotMetadata:
     def asset(self, key: str) -> AssetRecord | None:
         """Return the record of one asset, or None when this snapshot has no such asset."""
         return next((asset for asset in self.assets if asset.key == key), None)
+
+
+def format_of(assets: Sequence[AssetRecord]) -> int:
+    """Return the oldest format that describes these records: earlier versions read a snapshot without deltas."""
+    return FORMAT_VERSION if any(asset.delta or asset.pending for asset in assets) else FORMAT_WITHOUT_DELTAS
 
 
 @frozen(kw_only=True)

@@ -7,9 +7,9 @@ import os
 import stat
 from pathlib import Path
 
-from release_tasks.core.errors import with_path
+from release_tasks.core.errors import StageFailed, with_path
 
-__all__ = ["read_regular"]
+__all__ = ["open_regular", "read_regular"]
 
 
 def read_regular(path: Path, limit: int) -> bytes:
@@ -26,3 +26,19 @@ def read_regular(path: Path, limit: int) -> bytes:
             if not stat.S_ISREG(mode):
                 raise OSError(errno.EINVAL, "It is not a regular file")
             return file.read(limit)
+
+
+def open_regular(path: Path) -> int:
+    """Return a descriptor of a regular file for reading; symbolic links are not followed.
+
+    Raises StageFailed for anything else than a regular file, OSError.
+    """
+    with with_path(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise StageFailed(f"{path} is not a regular file.")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

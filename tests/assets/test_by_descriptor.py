@@ -46,7 +46,6 @@ REVIEWED: dict[str, str] = {
     "assets/overwrite.py: remove_live: os.listdir": _DESCRIPTOR,
     "assets/overwrite.py: restore_raw_copy: iterdir": _OWN,
     "assets/plugin.py: _accept_copy: os.lstat": _OWN,
-    "assets/sqlite/stored.py: stored_database: os.open": _OWN,
     "assets/plugin.py: _accept_copy: os.open": _OWN,
     "assets/plugin.py: _extra_files: os.listdir": _OWN,
     "assets/plugin.py: _make_private: is_dir": _OWN,

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import itertools
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import apsw
 from release_tasks.assets.sqlite.connection import connection
 from release_tasks.core.errors import StageFailed, with_path
 from release_tasks.core.interrupt import deferring_signals
+from release_tasks.core.regular import open_regular
 
 __all__ = ["StoredDatabase", "stored_database"]
 
@@ -140,11 +140,8 @@ def stored_database(path: Path, sha256: str | None) -> Iterator[tuple[apsw.Conne
     After the copy, ``require_intact`` compares what SQLite got with the digest ``sha256``. Raises StageFailed when the
     file is no regular file, OSError.
     """
-    with with_path(path):
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = open_regular(path)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise StageFailed(f"{path} is not a regular file.")
         stored, name = StoredDatabase(fd, path, sha256), f"release-tasks-stored-{next(_numbers)}"
         files = _Files(name, stored)
         try:
