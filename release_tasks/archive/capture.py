@@ -18,7 +18,7 @@ from release_tasks.archive.attestation.signing import Signer
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.seal import metadata_bytes, sealed, snapshot_digest
 from release_tasks.archive.verify import unexpected_files
-from release_tasks.assets.base import AssetConfig
+from release_tasks.assets.base import AssetConfig, Base
 from release_tasks.assets.files import Unreadable
 from release_tasks.assets.findings import Damaged
 from release_tasks.core.clock import timestamp
@@ -124,13 +124,20 @@ def unpublished_snapshot(
     """
 
     def capture(partial: Path) -> list[AssetRecord]:
-        records = _capture_concurrently(assets, partial, request.allow_damaged, emit)
+        records = _capture_concurrently(assets, partial, request.allow_damaged, emit, _bases(catalogue, assets))
         for path in unexpected_files(partial, records):  # a plugin may have written to a wrong path
             raise StageFailed(f"{path} was written into the snapshot, but belongs to no asset.")
         return records
 
     with new_snapshot(catalogue, capture, request) as metadata:
         yield metadata
+
+
+def _bases(catalogue: Catalogue, assets: Mapping[str, AssetConfig]) -> dict[str, Base]:
+    """Return the base of each asset that is stored as what differs from one."""
+    published, _ = catalogue.published()
+    found = {key: catalogue.bases.choose(published, key, asset) for key, asset in assets.items()}
+    return {key: base for key, base in found.items() if base is not None}
 
 
 def publish_safety_snapshot(
@@ -211,7 +218,7 @@ def _write_entries(partial: Path, records: Iterable[AssetRecord]) -> None:
 
 
 def _capture_concurrently(
-    assets: Mapping[str, AssetConfig], partial: Path, allow_damaged: bool, emit: Emit
+    assets: Mapping[str, AssetConfig], partial: Path, allow_damaged: bool, emit: Emit, bases: Mapping[str, Base]
 ) -> list[AssetRecord]:
     """Capture several assets at the same time; return the records in configured order."""
     is_cancelled = threading.Event()
@@ -229,7 +236,15 @@ def _capture_concurrently(
             emit(BytesMoved("capture", key, 0, size))
     with thread_pool(_CAPTURE_THREADS) as pool:
         captures = [
-            pool.submit(capture_asset, key, asset, partial, emit=emit_unless_cancelled, allow_damaged=allow_damaged)
+            pool.submit(
+                capture_asset,
+                key,
+                asset,
+                partial,
+                emit=emit_unless_cancelled,
+                allow_damaged=allow_damaged,
+                base=bases.get(key),
+            )
             for key, asset in assets.items()
         ]
 
@@ -254,11 +269,13 @@ def capture_asset(
     emit: Emit = ignore,
     allow_damaged: bool = False,
     look_only: bool = False,
+    base: Base | None = None,
 ) -> AssetRecord:
     """Copy one asset below ``snapshot`` and return its record; an absent asset is recorded as absent.
 
     With ``allow_damaged``, state that cannot be read as an asset of its kind is copied byte for byte, and a change
     meanwhile is no error. ``look_only`` is for a comparison: it copies such state too, and changes nothing live.
+    With a ``base``, what differs from it is stored.
     """
     relative = f"assets/{key}/{asset.path.name}"
     absent = AssetRecord(key=key, relative_path=relative, kind=asset.kind.records_as, exists=False)
@@ -270,9 +287,11 @@ def capture_asset(
         os.mkdir(copy.parent, 0o700)
         record = evolve(absent, mode=stat.S_IMODE(info.st_mode))
         if not (allow_damaged or look_only):
+            if base is not None:
+                return asset.kind.capture_against(asset, record, copy, base, emit=emit)
             return asset.kind.capture(asset, record, copy, emit=emit)
         try:
-            return _capture_anything(asset, record, copy, emit, look_only=look_only)
+            return _capture_anything(asset, record, copy, emit, look_only=look_only, base=base)
         except (FileNotFoundError, NotADirectoryError):  # it has vanished since, and may come back at any moment
             remove_tree(copy.parent)
     return evolve(absent, left_out=[asset.path.name], left_out_count=1)
@@ -293,10 +312,12 @@ def survey_asset(key: str, asset: AssetConfig, *, look_only: bool = False) -> As
 
 
 def _capture_anything(
-    asset: AssetConfig, record: AssetRecord, copy: Path, emit: Emit, *, look_only: bool
+    asset: AssetConfig, record: AssetRecord, copy: Path, emit: Emit, *, look_only: bool, base: Base | None
 ) -> AssetRecord:
     capture = asset.kind.look if look_only else asset.kind.scan
     try:
+        if base is not None:
+            return asset.kind.capture_against(asset, record, copy, base, emit=emit)
         return capture(asset, record, copy, emit=emit)
     except Damaged:
         return asset.kind.capture_raw(asset, record, copy, emit)

@@ -14,10 +14,11 @@ from attrs import evolve, frozen
 
 from release_tasks.archive import legacy
 from release_tasks.archive.aliases import AliasFile, follow
+from release_tasks.archive.bases import Bases
 from release_tasks.archive.recorded import TAKEN, read_recorded
 from release_tasks.archive.seal import is_sealed
 from release_tasks.archive.stores.local import LocalStore
-from release_tasks.assets.stored import is_folder
+from release_tasks.assets.stored import BASES, is_folder
 from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt_line
 from release_tasks.core.codec import decode
@@ -43,6 +44,7 @@ class Catalogue:
 
     def __init__(self, store: LocalStore, audit: AuditLog | None = None) -> None:
         self.store = store
+        self.bases = Bases(store.folder.parent / BASES, store.folder)
         self.aliases = AliasFile(store.folder / "aliases.json")
         self._audit = audit  # knows every snapshot, and when retention removed one
 

@@ -274,7 +274,25 @@ class Pipeline:
         for path in self._temporary_files():
             path.unlink(missing_ok=True)
             removed.append(path.name)
-        return removed + self._resolve_statements()
+        return removed + self._resolve_statements() + self.remove_unneeded_bases()
+
+    def unneeded_bases(self) -> set[str]:
+        """Return the digests of the bases that no delta needs.
+
+        Empty while that is unknown: during a swap, while a snapshot is unfinished, and when one cannot be read, which
+        may need any of them.
+        """
+        bases = self.catalogue.bases
+        if not bases.digests() or self.has_journal() or self.catalogue.store.leftovers():
+            return set()
+        snapshots, unreadable = self.catalogue.published()
+        return set() if unreadable else bases.unneeded(snapshots)
+
+    def remove_unneeded_bases(self) -> list[str]:
+        """Remove the bases that no delta needs, and return their names. The caller must hold the lock."""
+        with contextlib.suppress(OSError):  # they take space, and the next clean-up removes them
+            return self.catalogue.bases.remove(self.unneeded_bases())
+        return []
 
     def _record_interrupted(self, committed: Mapping[str, Manifest]) -> None:
         """Record the releases whose snapshots are complete and not published yet, unless the log has them already."""
@@ -289,7 +307,12 @@ class Pipeline:
 
     def has_leftovers(self) -> bool:
         """Return whether an interrupted run or a current run has unfinished files here."""
-        return bool(self.catalogue.store.leftovers() or self._temporary_files() or self._unmatched_statements())
+        return bool(
+            self.catalogue.store.leftovers()
+            or self._temporary_files()
+            or self._unmatched_statements()
+            or self.unneeded_bases()
+        )
 
     def _unmatched_statements(self) -> list[Path]:
         """Return the statements without a manifest: it was never written, or is not renamed yet (``set_aside``)."""

@@ -67,6 +67,7 @@ def apply_retention(pipeline: Pipeline, limit: int, keep: Iterable[str] = ()) ->
                 "retention.applied", status="removed", removedSnapshots=found.removed, aliases=aliases
             )
         _remove(pipeline.catalogue, found, removed)
+        pipeline.remove_unneeded_bases()
     return evolve(found, removed=removed)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from release_tasks.archive.aliases import Alias
+from release_tasks.archive.bases import StoredSize
 from release_tasks.archive.catalogue import Unreadable
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
 from release_tasks.archive.provenance import Provenance
@@ -28,7 +29,7 @@ class ReleaseStatus:
     ``current`` is the latest ready release. ``rollback`` is the last rollback, or None with ``rollback_problem`` when
     its state cannot be read. ``is_interrupted``: a journal exists and no process holds the lock, so `release.recover`
     must finish the rollback. ``holder`` is the process that holds the lock. ``aliases`` has the ids of removed
-    snapshots whose state is in an equal snapshot.
+    snapshots whose state is in an equal snapshot. ``stored`` is what the snapshots take, None when that cannot be read.
     """
 
     root: Path
@@ -42,6 +43,7 @@ class ReleaseStatus:
     is_interrupted: bool
     holder: Holder | None
     aliases: dict[str, Alias] = field(factory=dict)
+    stored: StoredSize | None = None
 
     @property
     def proofs(self) -> RestoreTests:
@@ -60,6 +62,9 @@ def release_status(settings: Settings) -> ReleaseStatus:
     except StageFailed as error:
         problem = error.message
     aliases: dict[str, Alias] = {}
+    stored = None
+    with contextlib.suppress(OSError):
+        stored = pipeline.catalogue.bases.size(snapshots)
     with contextlib.suppress(InvalidDocument):
         aliases = pipeline.catalogue.aliases.read()
     with contextlib.suppress(StageError, OSError):
@@ -78,4 +83,5 @@ def release_status(settings: Settings) -> ReleaseStatus:
         is_interrupted=pipeline.has_journal() and holder is None,
         holder=holder,
         aliases=aliases,
+        stored=stored,
     )

@@ -32,9 +32,23 @@ from release_tasks.core.options import option
 from release_tasks.core.place import Place, find, found, trusted
 from release_tasks.core.records import AssetRecord, Inode, JournalStep, SnapshotMetadata
 
-__all__ = ["AssetConfig", "AssetKind", "Hold", "Move", "State"]
+__all__ = ["AssetConfig", "AssetKind", "Base", "Hold", "Move", "State"]
 
 State = Literal["old", "new", "partial"]
+
+
+@frozen(kw_only=True)
+class Base:
+    """A plain stored copy of an asset, of which a new capture stores what differs.
+
+    ``path`` is the file, ``sha256`` its recorded digest, ``snapshot_id`` the snapshot that captured it. ``keep`` makes
+    it stay durably for as long as a stored delta needs it; it raises OSError where that is impossible.
+    """
+
+    path: Path
+    sha256: str
+    snapshot_id: str
+    keep: Callable[[], None]
 
 
 class Hold(Protocol):
@@ -140,6 +154,7 @@ class AssetKind:
     records_as: ClassVar[Literal["sqlite", "file", "directory"]]
     state_check_cost: ClassVar[int] = 0  # 0: ``find_drift`` makes no copy; lower costs are called first
     shares_blocks: ClassVar[bool] = True  # whether its copies share blocks, where the filesystem can do that
+    stores_deltas: ClassVar[bool] = False  # whether a capture can store what differs from an earlier copy
     allows_plugins: ClassVar[bool] = True  # whether a plugin may have captured the copy of such a record
 
     @property
@@ -181,6 +196,15 @@ class AssetKind:
         Raises Damaged when the state is no asset of this kind, StageFailed or OSError when it cannot be captured.
         """
         raise TypeError(f"assets of kind {self.name} have no capture")
+
+    def capture_against(
+        self, asset: AssetConfig, record: AssetRecord, copy: Path, base: Base, *, emit: Emit = ignore
+    ) -> AssetRecord:
+        """Capture as ``capture`` does, and store only what differs from ``base``, for a kind that ``stores_deltas``.
+
+        What differs too much, and what cannot be stored so, is copied whole. Raises the errors of ``capture``.
+        """
+        return self.capture(asset, record, copy, emit=emit, allow_damaged=True)
 
     def look(self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore) -> AssetRecord:
         """Copy the live state for a comparison, as ``capture`` does for a safety snapshot, and change nothing live.

@@ -41,6 +41,7 @@ def overview(settings: Settings, limit: int, found: ReleaseStatus | None = None)
         "current": _current(found.current, shown),
         "releases": [_release(file) for file in reversed(found.manifests[-limit:])],
         "snapshots": shown[::-1][:limit],
+        "storage": encode(found.stored) if found.stored else None,
         "proofProblem": found.restore_tests.problem,
         "unreadable": [{"snapshotId": bad.snapshot_id, "reason": bad.reason} for bad in found.unreadable],
         "rollback": rollback,
@@ -163,6 +164,8 @@ def _show_totals(screen: Screen, found: ReleaseStatus, document: dict[str, Any])
     if len(found.manifests) > len(document["releases"]):
         releases += f" ({len(document['releases'])} shown)"
     size = show_size(sum(snapshot["size"] for snapshot in snapshots))
+    if found.stored is not None and found.stored.on_disk != found.stored.stands_for:
+        size += f" in {show_size(found.stored.on_disk)}"
     totals = f"{releases}, {show_count(len(snapshots), 'snapshot')} of {size}"
     screen.line(totals if document["rollback"] else f"{totals}, no rollback yet")
     current = document["current"]

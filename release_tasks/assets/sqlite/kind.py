@@ -72,6 +72,7 @@ class SqliteKind(AssetKind):
     records_as = "sqlite"
     state_check_cost = 1  # every page is copied and read
     shares_blocks = False  # SQLite writes the pages
+    stores_deltas = True
     allows_plugins = False
 
     def capture(
