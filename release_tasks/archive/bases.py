@@ -16,9 +16,11 @@ from pathlib import Path
 from attrs import frozen
 
 from release_tasks.assets.base import AssetConfig, Base
+from release_tasks.assets.files import capture_file
 from release_tasks.assets.stored import is_digest, stored_path
 from release_tasks.core.durable import fsync_directory, make_private_directory
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.place import trusted
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 
 __all__ = ["Bases", "StoredSize"]
@@ -94,6 +96,21 @@ class Bases:
         with contextlib.suppress(FileExistsError):
             os.link(copy, self.path(sha256), follow_symlinks=False)
         fsync_directory(self.folder)
+
+    def lend(self, other: Bases, snapshot: SnapshotMetadata) -> None:
+        """Give the bases of ``snapshot`` a name in ``other`` for a short time: as hard links, or else as copies.
+
+        Raises StageFailed for a base that is no regular file, OSError.
+        """
+        needed = {asset.delta.base_sha256 for asset in snapshot.assets if asset.delta is not None}
+        for digest in filter(is_digest, needed):
+            make_private_directory(other.folder)
+            try:
+                os.link(self.path(digest), other.path(digest), follow_symlinks=False)
+            except FileNotFoundError:  # the verification of the snapshot reports it
+                continue
+            except OSError:  # another filesystem, or one without hard links
+                capture_file(trusted(self.path(digest)), trusted(other.path(digest)))
 
     def unneeded(self, snapshots: Iterable[SnapshotMetadata]) -> set[str]:
         """Return the digests of the bases that no delta of ``snapshots`` needs. Raises OSError."""

@@ -14,6 +14,7 @@ from release_tasks.archive.attestation.signing import Signer
 from release_tasks.archive.capture import CaptureRequest, new_snapshot
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.assets.files import capture_file
+from release_tasks.assets.kinds import kind_of
 from release_tasks.assets.stored import is_folder, stored_path
 from release_tasks.assets.trees import capture_tree
 from release_tasks.core.digests import sha256_bytes
@@ -138,7 +139,7 @@ def _copy_stored(stored: Path, record: AssetRecord, target: Path) -> None:
         found = [_content(entry) for entry in capture_tree(trusted(stored), trusted(target)).entries]
         is_as_recorded = found == [_content(entry) for entry in record.entries or []]
     else:
-        is_as_recorded = capture_file(trusted(stored), trusted(target)).sha256 == record.sha256
+        is_as_recorded = capture_file(trusted(stored), trusted(target)).sha256 == kind_of(record).stored_digest(record)
     if not is_as_recorded:
         raise StageFailed(f"{stored} changed during the copy; the live state was not changed.")
 

@@ -16,8 +16,9 @@ from release_tasks.archive.seal import snapshot_digest
 from release_tasks.assets.base import AssetConfig
 from release_tasks.assets.findings import AssetFinding
 from release_tasks.assets.kinds import kind_of
-from release_tasks.assets.stored import stored_path
+from release_tasks.assets.stored import base_path, stored_path
 from release_tasks.core.canonical import InvalidDocument, excerpt_line
+from release_tasks.core.digests import FileDigests
 from release_tasks.core.entries import ENTRIES, StoredEntries
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Emit, Meter, StepBegan, ignore, shielded
@@ -28,6 +29,7 @@ from release_tasks.core.typed import typed
 __all__ = ["SnapshotVerdict", "require_intact", "unexpected_files", "verify_all", "verify_snapshot"]
 
 _MAX_SHOWN = 5
+_MAX_NAMES = 20
 _MAX_KEYS = 50  # a forged document can name a hundred thousand assets
 
 
@@ -41,8 +43,14 @@ class SnapshotVerdict:
     notes: list[str] = field(factory=list)  # checks that could not run; not damage
 
 
-def verify_snapshot(catalogue: Catalogue, metadata: SnapshotMetadata, *, emit: Emit = ignore) -> SnapshotVerdict:
-    """Compare the digest of every asset with its record."""
+def verify_snapshot(
+    catalogue: Catalogue, metadata: SnapshotMetadata, *, emit: Emit = ignore, digests: FileDigests | None = None
+) -> SnapshotVerdict:
+    """Compare the digest of every asset with its record.
+
+    ``digests`` are those of files that were read before: a base of several snapshots is read once.
+    """
+    digests = digests or FileDigests()
     folder = catalogue.path(metadata.snapshot_id)
     if legacy.is_legacy(metadata):
         findings = [f for asset in metadata.assets if asset.exists for f in _verify_legacy(folder, asset)]
@@ -64,7 +72,7 @@ def verify_snapshot(catalogue: Catalogue, metadata: SnapshotMetadata, *, emit: E
     for asset in metadata.assets:
         emit(BytesMoved("verify", asset.key, 0, max(asset.size, 0)))
     for asset in metadata.assets:
-        findings += _verify_asset(folder, asset, emit)
+        findings += _with_dependents(catalogue, metadata, asset, _verify_asset(folder, asset, emit, digests))
     for path in unexpected_files(folder, metadata.assets):
         if path == "metadata.json" or (path == SNAPSHOT_STATEMENT and not (folder / path).is_symlink()):
             continue
@@ -103,9 +111,10 @@ def verify_all(
         )
         for folder in unreadable
     ]
+    digests = FileDigests()
     for snapshot in snapshots:
         emit(StepBegan("verify", snapshot.snapshot_id))
-        verdict = verify_snapshot(catalogue, snapshot, emit=emit)
+        verdict = verify_snapshot(catalogue, snapshot, emit=emit, digests=digests)
         verdict = _with_content(catalogue, snapshot, verdict, assets or {})
         verdicts.append(evolve(verdict, notes=notes + verdict.notes))
     return verdicts
@@ -143,7 +152,8 @@ def _with_content(
         if result.unchecked is not None and not result.problems:
             problem = "its plugin could not check it" if asset.plugin is not None else "not all of it was checked"
             notes.append(f"{asset.key}: every byte is as recorded, but {problem}: {result.unchecked}.")
-        findings += _verify_asset(folder, asset)  # the check of a plugin must not change the copy
+        if asset.plugin is not None:
+            findings += _verify_asset(folder, asset)  # its check must not change the copy
     status = "damaged" if findings else "verified"
     return evolve(verdict, status=status, findings=findings, notes=notes)
 
@@ -170,13 +180,46 @@ def require_intact(catalogue: Catalogue, metadata: SnapshotMetadata, emit: Emit 
     raise StageFailed(" ".join(messages))
 
 
-def _verify_asset(folder: Path, asset: AssetRecord, emit: Emit = ignore) -> list[AssetFinding]:
+def _with_dependents(
+    catalogue: Catalogue, metadata: SnapshotMetadata, asset: AssetRecord, findings: list[AssetFinding]
+) -> list[AssetFinding]:
+    """Add the names of the other snapshots to the finding about a file that is their base, too."""
+    base = asset.sha256 if asset.delta is None else asset.delta.base_sha256
+    if base is None or all(finding.expected != base for finding in findings):
+        return findings
+    names = [
+        snapshot.snapshot_id
+        for snapshot in catalogue.published()[0]
+        if snapshot.snapshot_id != metadata.snapshot_id
+        and any(other.delta is not None and other.delta.base_sha256 == base for other in snapshot.assets)
+    ]
+    if asset.delta is None and not (names and _is_base(catalogue, metadata, asset, base)):
+        return findings
+    shown = ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
+    needed = f"; other snapshots that need it: {shown or 'none'}"
+    return [evolve(f, what=f.what + needed) if f.expected == base else f for f in findings]
+
+
+def _is_base(catalogue: Catalogue, metadata: SnapshotMetadata, asset: AssetRecord, sha256: str) -> bool:
+    """Return whether the plain copy of an asset is the file of a base."""
+    try:
+        stored = stored_path(catalogue.path(metadata.snapshot_id), asset)
+        return os.path.samestat(os.lstat(stored), os.lstat(base_path(stored, sha256)))
+    except (StageFailed, OSError):
+        return False
+
+
+def _verify_asset(
+    folder: Path, asset: AssetRecord, emit: Emit = ignore, digests: FileDigests | None = None
+) -> list[AssetFinding]:
     try:
         stored = stored_path(folder, asset)
         if not asset.exists:
+            if asset.delta is not None or asset.pending:
+                return [AssetFinding(key=asset.key, what="its record was altered: it is absent and has a delta")]
             what = "is recorded as absent, but the snapshot has a copy of it"
             return [AssetFinding(key=asset.key, what=what)] if os.path.lexists(stored) else []
-        return kind_of(asset).verify(asset, stored, Meter(emit, "verify", asset.key, asset.size))
+        return kind_of(asset).verify(asset, stored, Meter(emit, "verify", asset.key, asset.size), digests)
     except StageFailed as error:
         return [AssetFinding(key=asset.key, what=error.message.rstrip("."), expected=asset.sha256, found="unreadable")]
     except FileNotFoundError:

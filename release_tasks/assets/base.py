@@ -23,6 +23,7 @@ from release_tasks.assets.placing import discard_staged, inode_of, rename_into_p
 from release_tasks.assets.protection import restore_blockers
 from release_tasks.assets.stored import is_folder, is_mode, owner_difference, stored_path, verify_tree
 from release_tasks.assets.trees import capture_tree, place_tree, scan_tree
+from release_tasks.core.digests import FileDigests
 from release_tasks.core.durable import remove_tree
 from release_tasks.core.entries import entries_digest
 from release_tasks.core.errors import StageFailed, describe_error
@@ -243,28 +244,33 @@ class AssetKind:
 
     # Verification and comparison
 
-    def verify(self, record: AssetRecord, stored: Path, meter: Meter) -> list[AssetFinding]:
+    def verify(
+        self, record: AssetRecord, stored: Path, meter: Meter, digests: FileDigests | None = None
+    ) -> list[AssetFinding]:
         """Compare the digest of a stored copy with its record.
 
-        Raises StageFailed or OSError when the copy cannot be read.
+        ``digests`` are those of files that were read before: an inode of several snapshots is read once. Raises
+        StageFailed or OSError when the copy cannot be read.
         """
-        mode = os.lstat(stored).st_mode
+        info = os.lstat(stored)
         is_tree = is_folder(record)
-        if is_tree != stat.S_ISDIR(mode) or not (is_tree or stat.S_ISREG(mode)):
+        if is_tree != stat.S_ISDIR(info.st_mode) or not (is_tree or stat.S_ISREG(info.st_mode)):
             raise StageFailed(f"is not a {'folder' if is_tree else 'regular file'}")
         if is_tree:
-            findings = verify_tree(record, stored, meter)
+            size, findings = record.size, verify_tree(record, stored, meter)
         else:
-            entry = scan_file(trusted(stored), meter.add)
+            if digests is not None and info.st_nlink > 1:
+                size, found = info.st_size, digests.of(stored, meter.add)
+            else:
+                entry = scan_file(trusted(stored), meter.add)
+                size, found = entry.size, str(entry.sha256)
             meter.finish()
             findings = []
-            if entry.sha256 != record.sha256:
-                findings = [
-                    AssetFinding(key=record.key, what="was altered", expected=record.sha256, found=entry.sha256)
-                ]
+            if found != record.sha256:
+                findings = [AssetFinding(key=record.key, what="was altered", expected=record.sha256, found=found)]
         invalid = self.invalid_value(record)
-        if not is_tree and entry.size != record.size:
-            invalid = f"a size of {record.size} for {entry.size} bytes"
+        if size != record.size:
+            invalid = f"a size of {record.size} for {size} bytes"
         if findings or not invalid:
             return findings
         return [AssetFinding(key=record.key, what=f"its record was altered: it has {invalid}")]
@@ -278,6 +284,8 @@ class AssetKind:
             return "an invalid mode"
         if record.content_digest is not None and not self.may_have_content_digest(record):
             return "a content digest that differs from the digest of its bytes"
+        if (record.delta is not None or record.pending) and not self.may_have_delta(record):
+            return "a delta that it cannot have"
         cannot_have_plugin = record.damaged or record.plugin_problem is not None or not self.allows_plugins
         if record.plugin is not None and cannot_have_plugin:
             return "a plugin that cannot have captured it"
@@ -286,6 +294,14 @@ class AssetKind:
     def may_have_content_digest(self, record: AssetRecord) -> bool:
         """Return whether a capture can have written the content digest of ``record``."""
         return False
+
+    def may_have_delta(self, record: AssetRecord) -> bool:
+        """Return whether a capture can have written the values of a delta in ``record``."""
+        return False
+
+    def stored_digest(self, record: AssetRecord) -> str | None:
+        """Return the recorded digest of the stored file, which may be a delta."""
+        return record.sha256 if record.delta is None else record.delta.sha256
 
     def check_legacy(self, record: AssetRecord, stored: Path) -> list[AssetFinding]:
         """Return the problems of a copy of the older tool, which has no digests."""

@@ -40,6 +40,7 @@ __all__ = [
     "keep_attributes",
     "keep_attributes_of_new_link",
     "keep_link_attributes",
+    "place_content",
     "place_file",
     "place_link",
     "reading",
@@ -167,6 +168,31 @@ def place_file(stored: Place, destination: Place, mode: int, count: Count | None
         raise unreadable.error from None
     assert entry.sha256 is not None and inode is not None
     return entry.sha256, inode
+
+
+def place_content(
+    destination: Place, mode: int, info: os.stat_result, write: Callable[[int], str]
+) -> tuple[str, Inode]:
+    """Create ``destination``, which must not exist, with content that ``write`` writes to its descriptor.
+
+    It gets ``mode``, and the owner and time of ``info``. Returns what ``write`` returns, a SHA-256, and its inode.
+    Leaves no file when ``write`` raises StageFailed.
+    """
+    target = _target(destination, mode)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with with_path(target.shown):
+        fd = os.open(target.name, flags, _PRIVATE_FILE, dir_fd=target.dir_fd)
+        try:
+            if target.drops_list:
+                drop_list(fd)
+            digest = write(fd)
+            own = keep_attributes(fd, info, target.mode, target.shown)
+            return digest, Inode(device=own.st_dev, number=own.st_ino)
+        except StageFailed:
+            os.unlink(target.name, dir_fd=target.dir_fd)
+            raise
+        finally:
+            os.close(fd)
 
 
 def place_link(target: str, path: Path | str, dir_fd: int | None = None) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -68,14 +68,16 @@ def restore_raw_copy(record: AssetRecord, stored: Path, live: Place) -> None:
 
 
 @contextlib.contextmanager
-def overwrite_file(stored: Path, live: Place, mode: int, sha256: str | None) -> Iterator[int]:
+def overwrite_file(
+    stored: Path, live: Place, mode: int, sha256: str | None, write: Callable[[BinaryIO], str] | None = None
+) -> Iterator[int]:
     """Write the bytes of a stored file to ``live``, and yield its descriptor, to give it the ``mode`` of its record.
 
     The file keeps its inode, and holes stay holes where the disk can have them. What may not be overwritten so is
     removed first: another type, and a file that can be one of another user. Raises StageFailed, also when the bytes
-    that were written have another digest than ``sha256``; OSError.
+    that were written have another digest than ``sha256``; OSError. ``write`` writes the bytes where they are not those
+    of the stored file, and returns their SHA-256.
     """
-    digest = hashlib.sha256()
     info, rights = live.look(), recorded_rights(stored, mode)
     if info is not None and not (stat.S_ISREG(info.st_mode) and live.is_own_file(info, rights)):
         live.remove()
@@ -84,27 +86,35 @@ def overwrite_file(stored: Path, live: Place, mode: int, sha256: str | None) -> 
     with os.fdopen(fd, "r+b") as target:
         if info is None:
             live.drop_inherited_list(fd)
-        with with_path(live.path), stored.open("rb") as source:
+        with with_path(live.path):
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise StageFailed(f"{live.path} is not a regular file.")
             if info is not None and not live.is_own_file(os.fstat(fd), rights):
                 raise StageFailed(f"{live.path} was exchanged by another process before it was written. Try again.")
-            size = end = 0
-            for start, end in data_ranges(source.fileno(), os.fstat(source.fileno())):
-                _write_zeros(target, size, start, digest)
-                source.seek(start)
-                while (size := source.tell()) < end:
-                    chunk = source.read(min(_STEP_BYTES, end - size))
-                    if not chunk:
-                        raise StageFailed(f"{stored} was cut while it was read.")
-                    target.write(chunk)
-                    digest.update(chunk)
-                size = end
-            _write_zeros(target, size, os.fstat(source.fileno()).st_size, digest)
+            digest = _write_stored(stored, target) if write is None else write(target)
             target.truncate()
-        if digest.hexdigest() != sha256:
+        if digest != sha256:
             raise StageFailed(f"{stored} changed after it was verified, and {live.path} was overwritten with it.")
         yield fd
+
+
+def _write_stored(stored: Path, target: BinaryIO) -> str:
+    """Write the bytes of a stored file, leave the position at their end, and return their SHA-256."""
+    digest = hashlib.sha256()
+    with stored.open("rb") as source:
+        size = end = 0
+        for start, end in data_ranges(source.fileno(), os.fstat(source.fileno())):
+            _write_zeros(target, size, start, digest)
+            source.seek(start)
+            while (size := source.tell()) < end:
+                chunk = source.read(min(_STEP_BYTES, end - size))
+                if not chunk:
+                    raise StageFailed(f"{stored} was cut while it was read.")
+                target.write(chunk)
+                digest.update(chunk)
+            size = end
+        _write_zeros(target, size, os.fstat(source.fileno()).st_size, digest)
+    return digest.hexdigest()
 
 
 def _write_zeros(target: BinaryIO, start: int, end: int, digest: hashlib._Hash) -> None:

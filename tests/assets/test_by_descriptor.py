@@ -63,6 +63,7 @@ REVIEWED: dict[str, str] = {
     "assets/sqlite/database.py: _completed: os.chmod": _OWN,
     "assets/sqlite/database.py: _copied_privately: os.rename": _OWN,
     "assets/sqlite/journal.py: settle_super_journal: os.truncate": _OWN,
+    "assets/sqlite/kind.py: _place_content: os.lstat": _OWN,
     "assets/sqlite/kind.py: check_legacy: os.lstat": _OWN,
     "assets/sqlite/kind.py: find_drift: os.makedirs": _OWN,
     "assets/sqlite/private.py: _copy_file: os.open": _OWN,

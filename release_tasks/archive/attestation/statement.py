@@ -86,8 +86,11 @@ def subjects_of(
         path = f"snapshots/{snapshot.snapshot_id}"
         found[f"{path}/metadata.json"] = metadata_digest
         for asset in snapshot.assets:
-            if asset.entries is None and asset.exists and asset.sha256 is not None:
-                found[f"{path}/{asset.relative_path}"] = asset.sha256
+            stored = asset.sha256 if asset.delta is None else asset.delta.sha256
+            if asset.entries is None and asset.exists and stored is not None:
+                found[f"{path}/{asset.relative_path}"] = stored
+            if asset.delta is not None:
+                found[f"bases/{asset.delta.base_sha256}.db"] = asset.delta.base_sha256
     subjects: list[dict[str, Any]] = [{"name": name, "digest": {"sha256": value}} for name, value in found.items()]
     if manifest.git_commit is not None and manifest.git_dirty is False:
         subjects.append({"name": "git", "digest": {"gitCommit": manifest.git_commit}})

@@ -18,6 +18,7 @@ from typing import Any
 import apsw
 
 from release_tasks.assets.sqlite import content
+from release_tasks.core.errors import StageFailed, describe_error
 
 __all__ = ["answer", "main"]
 
@@ -89,3 +90,5 @@ def answer(action: str, request: dict[str, Any]) -> dict[str, Any]:
             "code": int(getattr(error, "extendedresult", 0)),
             "message": _shortened(str(error)),
         }
+    except (StageFailed, OSError) as error:  # of a delta or its base
+        return {"unreadable": _shortened(describe_error(error))}

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from release_tasks.assets.findings import Drift, RowCounts
+from release_tasks.assets.sqlite.image import opened_image
 from release_tasks.assets.sqlite.reader import ContentReader, ContentUnread
 from release_tasks.core.canonical import excerpt_line
 
@@ -95,8 +96,8 @@ def _columns(reader: ContentReader, path: Path, table: str) -> list[str]:
 
 
 def _header_numbers(path: Path) -> dict[str, str]:
-    with path.open("rb") as file:
-        header = file.read(100).ljust(100, b"\0")
+    with opened_image(path) as image:
+        header = image.read(0, 100).ljust(100, b"\0")
     numbers = {name: int.from_bytes(header[at : at + 4], "big", signed=True) for name, at in _HEADER_NUMBERS.items()}
     encoding = _ENCODINGS.get(numbers["encoding"], "UTF-8")  # 0 in a database without tables
     return {name: encoding if name == "encoding" else str(number) for name, number in numbers.items()}

@@ -15,16 +15,19 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import apsw
 
+from release_tasks.assets.sqlite.image_file import ANY_NAME, content_file, sqlite_files
 from release_tasks.assets.sqlite.results import extended_code, is_damage
 
 __all__ = ["check", "columns", "count", "schema"]
 
 _CACHE_KIB = 8192
+_DELTA = b"RTD1"  # of ``delta``
 _MOST_FINDINGS = 5
 _MANY_FINDINGS = 100  # the findings of a stand-in must not hide the findings that count
 _CODE = re.compile(r"error code[= ]+(\d+)")  # "unable to get the page. error code=10"
@@ -268,10 +271,17 @@ def _stand_in_collation(database: apsw.Connection, name: str) -> None:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[apsw.Connection]:
-    """Open a copy without locks and side files, and trust nothing in it."""
-    uri = f"file://{quote(os.fsencode(path))}?immutable=1"
-    database = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-    try:
+    """Open a copy, which may be a delta, without locks and side files, and trust nothing in it."""
+    with contextlib.ExitStack() as opened:
+        vfs = None
+        if _is_delta(path):
+            from release_tasks.assets.sqlite.image import opened_image  # slow to import, and seldom needed
+
+            image = opened.enter_context(opened_image(Path(path)))
+            path, vfs = ANY_NAME, opened.enter_context(sqlite_files(content_file(image)))
+        uri = f"file://{quote(os.fsencode(path))}?immutable=1"
+        database = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI, vfs=vfs)
+        opened.callback(database.close, True)
         # Skip a view or an index that only the service can parse; ``check`` decides whether it is damaged.
         database.config(apsw.SQLITE_DBCONFIG_WRITABLE_SCHEMA, 1)
         database.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
@@ -284,5 +294,8 @@ def _opened(path: str) -> Iterator[apsw.Connection]:
         database.execute("PRAGMA temp_store = 2")  # in memory
         database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         yield database
-    finally:
-        database.close(True)
+
+
+def _is_delta(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(_DELTA)) == _DELTA

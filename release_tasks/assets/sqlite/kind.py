@@ -7,13 +7,14 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 from attrs import NOTHING, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig, AssetKind, Hold, Move, State
-from release_tasks.assets.files import keep_attributes, set_rights
+from release_tasks.assets.files import keep_attributes, place_content, set_rights
 from release_tasks.assets.findings import AssetFinding, CopyCheck, Damaged, Drift, Inspection, Listing
+from release_tasks.assets.footprint import Footprint
 from release_tasks.assets.overwrite import overwrite_file
 from release_tasks.assets.placing import fits, inode_of, rename_into_place, staged, suffixed
 from release_tasks.assets.sqlite.checks import (
@@ -35,13 +36,17 @@ from release_tasks.assets.sqlite.database import (
     is_usable,
     set_journal_mode,
 )
+from release_tasks.assets.sqlite.delta_check import verify_delta
+from release_tasks.assets.sqlite.image import opened_image, stored_image, write_image
 from release_tasks.assets.sqlite.reader import ContentUnread
 from release_tasks.assets.sqlite.restore import LockedDatabase, locked_database, restore_database
 from release_tasks.assets.sqlite.system_calls import was_cut
-from release_tasks.assets.stored import is_folder, owner_difference, recorded_owner, recorded_rights
+from release_tasks.assets.stored import is_digest, is_folder, owner_difference, recorded_owner, recorded_rights
 from release_tasks.assets.waiting import LockWait
+from release_tasks.core.digests import FileDigests
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, Noted, ignore
+from release_tasks.core.ids import is_valid_id
 from release_tasks.core.options import option
 from release_tasks.core.place import Place, trusted
 from release_tasks.core.records import AssetRecord, Inode, JournalStep
@@ -142,9 +147,29 @@ class SqliteKind(AssetKind):
             return CopyCheck(problems=[error.message.rstrip(".")])
         return CopyCheck(problems=[], unchecked="; ".join(whole) or None)
 
+    def verify(
+        self, record: AssetRecord, stored: Path, meter: Meter, digests: FileDigests | None = None
+    ) -> list[AssetFinding]:
+        """Compare a plain copy with its digest; of a delta, the delta and its base, and decode all of it.
+
+        Both digests determine every byte of the database. The base of several deltas is read once with ``digests``.
+        """
+        if record.delta is None or record.damaged:
+            return super().verify(record, stored, meter, digests)
+        return verify_delta(record, stored, meter, digests or FileDigests(), self.invalid_value(record))
+
     def may_have_content_digest(self, record: AssetRecord) -> bool:
         """Return whether both digests are equal: a copy has the canonical header, so they are of the same bytes."""
         return not record.damaged and record.content_digest == record.sha256
+
+    def may_have_delta(self, record: AssetRecord) -> bool:
+        """Return whether a whole database is stored as a delta; only one without a digest yet is ``pending``."""
+        delta = record.delta
+        if delta is None or record.damaged or not record.exists:
+            return False
+        are_digests = is_digest(delta.sha256) and is_digest(delta.base_sha256)
+        has_digest = record.sha256 is None if record.pending else is_digest(record.sha256)
+        return are_digests and has_digest and is_valid_id(delta.base_snapshot_id)
 
     def check_legacy(self, record: AssetRecord, stored: Path) -> list[AssetFinding]:
         """Run ``integrity_check``, the only possible check of a copy without digests."""
@@ -178,6 +203,14 @@ class SqliteKind(AssetKind):
     def digest(self, record: AssetRecord, place: Place) -> str | None:
         """Return the digest of the content, without the header fields that change when the content does not."""
         return content_digest(place)
+
+    def restore_footprint(self, asset: AssetConfig, stored: Path) -> Footprint:
+        """Return the space of the whole database, also where a delta is stored."""
+        footprint = super().restore_footprint(asset, stored)
+        with contextlib.suppress(StageFailed, OSError), opened_image(stored) as image:
+            if image.delta is not None:
+                return evolve(footprint, size=image.size, sample=None)
+        return footprint
 
     def side_files(self, live: Place) -> list[Place]:
         """Return the side files: SQLite would apply the WAL or journal of another database to this one."""
@@ -230,7 +263,7 @@ class SqliteKind(AssetKind):
         """Copy the stored file and set the journal mode that the database had."""
         if is_folder(record):
             return super().place(record, stored, target, meter)
-        inode = super().place(evolve(record, mode=0o600), stored, target, meter)
+        inode = self._place_content(evolve(record, mode=0o600), stored, target, meter)
         assert record.mode is not None
         with target.opened(os.O_RDWR) as fd:
             own = os.fstat(fd)
@@ -238,6 +271,18 @@ class SqliteKind(AssetKind):
                 raise StageFailed(f"{target.path} was exchanged by another process while it was written.")
             set_journal_mode(fd, record.journal_mode)
             set_rights(fd, own, recorded_owner(stored), record.mode)
+        return inode
+
+    def _place_content(self, record: AssetRecord, stored: Path, target: Place, meter: Meter) -> Inode:
+        if record.delta is None:
+            return super().place(record, stored, target, meter)
+        assert record.mode is not None
+        with stored_image(stored, record) as image:
+            digest, inode = place_content(
+                target, record.mode, os.lstat(stored), lambda fd: write_image(image, fd, meter.reach)
+            )
+        if digest != record.sha256:
+            raise StageFailed(f"{stored} or its base changed while it was staged; the live state was not changed.")
         return inode
 
     @contextlib.contextmanager
@@ -325,8 +370,16 @@ class SqliteKind(AssetKind):
     def overwrite_content(self, record: AssetRecord, stored: Path, live: Place) -> None:
         """Overwrite the file with the stored file, and set its journal mode."""
         assert record.mode is not None
+
+        def write(target: BinaryIO) -> str:
+            with stored_image(stored, record) as image:
+                digest = write_image(image, target.fileno())
+                target.seek(image.size)
+            return digest
+
         set_side_files_aside(live, None)  # of a database that was opened since the first try
-        with overwrite_file(stored, live, record.mode, record.sha256) as fd:
+        content = None if record.delta is None else write
+        with overwrite_file(stored, live, record.mode, record.sha256, content) as fd:
             set_journal_mode(fd, record.journal_mode)
             set_rights(fd, os.fstat(fd), recorded_owner(stored), record.mode)
         live.flush_file()

@@ -19,6 +19,7 @@ from typing import Any
 import apsw
 
 from release_tasks.assets.sqlite.connection import translated_errors
+from release_tasks.assets.sqlite.image import opened_image
 from release_tasks.core.canonical import InvalidDocument, parse_object
 from release_tasks.core.clock import awake
 from release_tasks.core.errors import StageFailed
@@ -99,6 +100,8 @@ class ContentReader:
             raise
         if "unfinished" in answer:
             raise ContentUnread(shown, str(answer["unfinished"]))
+        if "unreadable" in answer:
+            raise error_class(str(answer["unreadable"]))
         if "error" in answer:
             with translated_errors(trusted(shown), error_class):
                 raise _error_of(answer)
@@ -140,6 +143,9 @@ class ContentReader:
 
 def _size_to_read(path: Path) -> int:
     """Return the bytes of a database that a check has to read: it is quick with the pages of a hole."""
+    with contextlib.suppress(StageFailed), opened_image(path) as image:
+        if image.delta is not None:
+            return image.size
     info = os.stat(path)
     return min(info.st_size, most_data(info) + _MOST_HOLES)
 

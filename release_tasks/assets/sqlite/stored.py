@@ -2,46 +2,42 @@
 
 Between the verification of a snapshot and the restore, another process can exchange the stored file, or write to it.
 The times of a file do not show each write: through a mapping it changes them once only (mmap(2)). Therefore SQLite
-reads the file through the class here, which reads each byte once, digests it and passes on the same bytes.
+reads the content through the class here, which reads each byte once, digests it and passes on the same bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import apsw
 
 from release_tasks.assets.sqlite.connection import connection
-from release_tasks.core.errors import StageFailed, with_path
+from release_tasks.assets.sqlite.image import StoredImage, opened_image
+from release_tasks.assets.sqlite.image_file import ANY_NAME, ReadOnlyFile, sqlite_files
+from release_tasks.core.errors import StageFailed
 from release_tasks.core.interrupt import deferring_signals
-from release_tasks.core.regular import open_regular
 
 __all__ = ["StoredDatabase", "stored_database"]
 
 _BLOCK = 64 << 10  # a multiple of each page size
 _CHUNK = 16 * _BLOCK
-_ANY_NAME = Path("/stored.db")  # a VFS of Python gets UTF-8 only
-_numbers = itertools.count(1)
 
 
-class StoredDatabase:
-    """The file of a stored database, opened as ``fd``. SQLite calls the methods that begin with x.
+class StoredDatabase(ReadOnlyFile):
+    """The content of a stored database. SQLite calls the methods that begin with x.
 
     Before ``read_in_order`` SQLite reads a few pages anywhere in the file, the schema for instance, and keeps them in
     its cache. Those blocks stay here, too, and are digested in their turn. Afterwards it reads each page once.
     """
 
-    def __init__(self, fd: int, path: Path, sha256: str | None) -> None:
-        self._fd = fd
+    def __init__(self, image: StoredImage, path: Path, sha256: str | None) -> None:
+        super().__init__(image.size)
+        self._image = image
         self._path = path
         self._expected = sha256
-        self._size = os.fstat(fd).st_size
         self._digest = hashlib.sha256()
         self._early: dict[int, bytes] = {}
         self._is_in_order = False
@@ -67,21 +63,12 @@ class StoredDatabase:
     def _advance(self) -> None:
         """Read and digest the next chunk."""
         start = self._end
-        chunk = bytearray(self._read(start, min(_CHUNK, self._size - start)))
+        chunk = bytearray(self._image.read(start, _CHUNK))
         for offset in range(start, start + len(chunk), _BLOCK):
             if (early := self._early.get(offset)) is not None:
                 chunk[offset - start : offset - start + len(early)] = early
         self._start, self._chunk = start, bytes(chunk)
         self._digest.update(self._chunk)
-
-    def _read(self, offset: int, size: int) -> bytes:
-        with with_path(self._path):
-            data = os.pread(self._fd, size, offset)
-            if len(data) < size:
-                data += os.pread(self._fd, size - len(data), offset + len(data))
-        if len(data) < size:
-            raise StageFailed(f"{self._path} was cut while it was read.")
-        return data
 
     @deferring_signals
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
@@ -89,7 +76,7 @@ class StoredDatabase:
         if not self._is_in_order:
             start = offset - offset % _BLOCK
             if start not in self._early:
-                self._early[start] = self._read(start, max(min(_BLOCK, self._size - start), 0))
+                self._early[start] = self._image.read(start, _BLOCK)
             return self._early[start][offset - start : offset - start + amount]
         while self._end < min(offset + amount, self._size):
             self._advance()
@@ -97,58 +84,18 @@ class StoredDatabase:
             raise StageFailed(f"SQLite read {self._path} in another order than expected.")
         return self._chunk[offset - self._start : offset - self._start + amount]
 
-    def xFileSize(self) -> int:  # noqa: N802
-        """Return the size that the file had when it was opened."""
-        return self._size
-
-    def xClose(self) -> None:  # noqa: N802
-        """Leave the descriptor to ``stored_database``."""
-
-    def xFileControl(self, *_: object) -> bool:  # noqa: N802
-        """Know no file control."""
-        return False
-
-    def xLock(self, _: int) -> None:  # noqa: N802
-        """Take no lock."""
-
-    xUnlock = xLock  # noqa: N815
-
-    def xSectorSize(self) -> int:  # noqa: N802
-        """Return SQLite's default."""
-        return 4096
-
-    def xDeviceCharacteristics(self) -> int:  # noqa: N802
-        """Promise nothing about the disk."""
-        return 0
-
-
-class _Files(apsw.VFS):
-    """Gives SQLite one stored database, whatever name it opens."""
-
-    def __init__(self, name: str, database: StoredDatabase) -> None:
-        super().__init__(name, "")
-        self._database = database
-
-    def xOpen(self, *_: object) -> Any:  # noqa: N802
-        return self._database
-
 
 @contextlib.contextmanager
 def stored_database(path: Path, sha256: str | None) -> Iterator[tuple[apsw.Connection, StoredDatabase]]:
     """Open a stored database for one copy of its pages, without locks and side files.
 
-    After the copy, ``require_intact`` compares what SQLite got with the digest ``sha256``. Raises StageFailed when the
-    file is no regular file, OSError.
+    It may be a delta and its base. After the copy, ``require_intact`` compares what SQLite got with the digest
+    ``sha256``. Raises StageFailed when a file is no regular file or a delta is damaged, OSError.
     """
-    fd = open_regular(path)
-    try:
-        stored, name = StoredDatabase(fd, path, sha256), f"release-tasks-stored-{next(_numbers)}"
-        files = _Files(name, stored)
-        try:
-            flags = apsw.SQLITE_OPEN_READONLY
-            with connection(_ANY_NAME, flags, is_immutable=True, vfs=name) as database:
-                yield database, stored
-        finally:
-            files.unregister()
-    finally:
-        os.close(fd)
+    with opened_image(path) as image:
+        stored = StoredDatabase(image, path, sha256)
+        with (
+            sqlite_files(stored) as name,
+            connection(Path(ANY_NAME), apsw.SQLITE_OPEN_READONLY, is_immutable=True, vfs=name) as database,
+        ):
+            yield database, stored

@@ -143,11 +143,15 @@ def is_short_of_space(folder: Path, snapshot: SnapshotMetadata) -> bool:
 
 
 def copy_snapshot(source: Catalogue, target: Catalogue, snapshot: SnapshotMetadata, emit: Emit = ignore) -> None:
-    """Copy a snapshot unchanged, with shared blocks if the filesystem supports them. Raises OSError, StageFailed."""
+    """Copy a snapshot unchanged, with shared blocks if the filesystem supports them, and lend it its bases.
+
+    Raises OSError, StageFailed.
+    """
     make_private_directory(target.store.folder)
     stored = source.path(snapshot.snapshot_id)
     meter = Meter(emit, "copy", snapshot.snapshot_id, 0 if emit is ignore else tree_size(trusted(stored)))
     capture_tree(trusted(stored), trusted(target.store.partial_path(snapshot.snapshot_id)), count=meter.add)
+    source.bases.lend(target.bases, snapshot)
     target.publish(snapshot)
     meter.finish()
 
