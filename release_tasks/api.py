@@ -32,6 +32,8 @@ from release_tasks.stages.diagnose.guide import diagnose_service as diagnose_ser
 from release_tasks.stages.diagnose.signals import Signals as Signals
 from release_tasks.stages.drill.engine import run_drill as run_drill
 from release_tasks.stages.drill.outcome import DrillOutcome as DrillOutcome
+from release_tasks.stages.extract import Extraction as Extraction
+from release_tasks.stages.extract import extract_snapshot as extract_snapshot
 from release_tasks.stages.notifications.sending import Notices as Notices
 from release_tasks.stages.notifications.sending import Notifications as Notifications
 from release_tasks.stages.preflight.engine import PreflightRun as PreflightRun

@@ -15,6 +15,7 @@ from attrs import evolve, frozen
 from release_tasks.archive import legacy
 from release_tasks.archive.aliases import AliasFile, follow
 from release_tasks.archive.bases import Bases
+from release_tasks.archive.delta_reader import write_reader
 from release_tasks.archive.recorded import TAKEN, read_recorded
 from release_tasks.archive.seal import is_sealed
 from release_tasks.archive.stores.local import LocalStore
@@ -144,8 +145,11 @@ class Catalogue:
     def publish(self, metadata: SnapshotMetadata) -> None:
         """Record a complete snapshot in the audit log, then publish it.
 
-        After a crash between the two, the log has one snapshot more than the store, never one less. Raises OSError.
+        After a crash between the two, the log has one snapshot more than the store, never one less. The first snapshot
+        with a delta brings the script that reads it. Raises OSError.
         """
+        if any(asset.delta is not None for asset in metadata.assets):
+            write_reader(self.store.folder.parent)
         if self._audit is not None:
             self._audit.append(
                 TAKEN,

@@ -35,6 +35,7 @@ from release_tasks.core.records import AssetRecord, Inode, JournalStep, Snapshot
 
 __all__ = ["AssetConfig", "AssetKind", "Base", "Hold", "Move", "State"]
 
+_REMAINS_MODE = 0o700
 State = Literal["old", "new", "partial"]
 
 
@@ -443,6 +444,14 @@ class AssetKind:
         if digest != record.sha256:
             raise StageFailed(f"{stored} changed while it was staged; the live state was not changed.")
         return inode
+
+    def extract(self, record: AssetRecord, stored: Path, target: Place, meter: Meter) -> Inode:
+        """Copy stored state to ``target``, which must not exist, with the recorded bytes and modes.
+
+        Of a raw copy, the folder with the remains. Returns the inode of the copy. Raises the errors of ``place``.
+        """
+        whole = evolve(record, mode=_REMAINS_MODE) if record.damaged else record
+        return AssetKind.place(self, whole, stored, target, meter)
 
     @contextlib.contextmanager
     def lock(

@@ -25,7 +25,7 @@ _MEANINGS: dict[str, Meaning] = {
 }
 _STYLES: dict[Meaning, str] = {"good": "green", "bad": "bold red", "warn": "yellow", "quiet": ""}
 # Words that begin the answer of a task and have no meaning of their own.
-_OTHER_VERDICTS = "act planned written missing pending none note unsigned"
+_OTHER_VERDICTS = "act planned written extracted missing pending none note unsigned"
 _VERDICT = re.compile(
     rf"[\W\d_]*(?:{'|'.join([*' '.join(_WORDS.values()).split(), *_OTHER_VERDICTS.split()]).upper()})(?![\w-]|\.\w)"
 )

@@ -14,6 +14,7 @@ from release_tasks.tasks.achieved import prepared_release, record_release, recor
 from release_tasks.tasks.diagnose import diagnose
 from release_tasks.tasks.drill import drill
 from release_tasks.tasks.executor import recall, record, runs_under_stage_executor, stage
+from release_tasks.tasks.extract import extract
 from release_tasks.tasks.flags import duration_flag, number_flag, output_flag, with_flags, words_flag
 from release_tasks.tasks.report import report
 from release_tasks.tasks.session import Session, session
@@ -388,5 +389,19 @@ def _show_plan(current: Session, given: dict[str, Any]) -> None:
 
 
 collection = Collection("release")
-for _task in (preflight, prepare, watch, rollback, recover, drill, diagnose, status, diff, verify, audit, report):
+for _task in (
+    preflight,
+    prepare,
+    watch,
+    rollback,
+    recover,
+    drill,
+    diagnose,
+    status,
+    diff,
+    verify,
+    extract,
+    audit,
+    report,
+):
     collection.add_task(_task)

@@ -1,4 +1,4 @@
-"""Snapshots of format 1 are read and restored: their entries are a part of metadata.json."""
+"""Snapshots of formats 1 and 2 are read and restored: in format 1 the entries are a part of metadata.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from release_tasks.archive.status import release_status
 from release_tasks.archive.verify import verify_all
 from release_tasks.stages.drill.engine import run_drill
 from tests.support.project import MakeProject, Project
-from tests.support.stored_snapshots import write_format_1
+from tests.support.stored_snapshots import forge, read_snapshot, write_format_1, write_snapshot
 
 
 @pytest.fixture
@@ -56,6 +56,28 @@ def test_snapshot_of_format_1_is_restored_and_undone(older: Project) -> None:
     assert older.roll_back("v0_snapshot").status == "restored"
     assert older.roll_back("v0_snapshot").status == "noop"
     assert older.leftovers() == []
+
+
+def test_pipeline_of_format_2_is_read_verified_and_restored(older: Project) -> None:
+    """Its entries are in files, and it knows no deltas: it stays as it is, and a safety snapshot of it is plain."""
+    folder = older.pipeline.catalogue.path("v0_snapshot")
+    write_snapshot(folder, forge(read_snapshot(folder) | {"formatVersion": 2, "parents": []}))
+    assert (folder / "entries" / "identity.jsonl").is_file()
+    catalogue = older.pipeline.catalogue
+    assert catalogue.latest().format_version == 2
+    assert [asset.delta for asset in catalogue.latest().assets] == [None] * 4
+    assert [(verdict.status, verdict.findings) for verdict in verify_all(catalogue)] == [("verified", [])]
+    assert run_drill(older.settings).status == "passed"
+    new, metadata = older.content(), (folder / "metadata.json").read_bytes()
+    older.damage()
+    old = older.content()
+    outcome = older.roll_back()
+    assert (outcome.status, older.content()) == ("restored", new)
+    assert outcome.safety_snapshot_id is not None
+    assert catalogue.get(outcome.safety_snapshot_id).format_version == 2
+    assert older.roll_back(outcome.safety_snapshot_id).status == "restored"
+    assert older.content() == old
+    assert (folder / "metadata.json").read_bytes() == metadata
 
 
 def test_equal_state_has_an_equal_digest_in_both_formats(older: Project) -> None:

@@ -68,6 +68,7 @@ REVIEWED: dict[str, str] = {
     "assets/sqlite/kind.py: find_drift: os.makedirs": _OWN,
     "assets/sqlite/private.py: _copy_file: os.open": _OWN,
     "assets/sqlite/private.py: _copy_once: os.mkdir": _OWN,
+    "assets/sqlite/read_delta.py: main: read_bytes": "a program of its own, for the operator",
     "assets/sqlite/reader.py: _size_to_read: os.stat": _OWN,
     "assets/sqlite/system_calls.py: _opened: os.open": _THROUGH,
     "assets/sqlite/system_calls.py: _shown_by_kernel: os.readlink": _PROC,

@@ -28,6 +28,7 @@ LINES = {
     "pairing.reject": "pairing.reject telegram CODE",
     "pairing.revoke": "pairing.revoke telegram SENDER",
     "release.diff": "release.diff r1 r2",
+    "release.extract": "release.extract --to extracted",
     "release.watch": "release.watch --for 1s",
 }
 

@@ -39,6 +39,7 @@ LINES = {
     "report": "release.report --output page.html",
     "diagnose": "release.diagnose",
     "diff": "release.diff r1 r2",
+    "extract": "release.extract --to extracted",
     "audit": "release.audit",
     "status": "release.status --json",
     "approve": "pairing.approve telegram ABCDEFGH",

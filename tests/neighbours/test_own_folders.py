@@ -349,6 +349,7 @@ RELEASE = {
     "status": ["release.status"],
     "diff": ["release.diff", "v1", "v2"],
     "verify": ["release.verify"],
+    "extract": ["release.extract", "--to", "extracted"],
     "audit": ["release.audit"],
     "report": ["release.report"],
 }

@@ -36,6 +36,7 @@ LOOKS = (
     "--dry release.recover",
     "--dry release.watch --rollback",
     "--dry release.drill",
+    "--dry release.extract --to PAGE",
     "--dry release.report",
     "--dry gate.run always",
     "--dry pairing.approve telegram ABCD2345",

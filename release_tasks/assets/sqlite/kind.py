@@ -273,6 +273,12 @@ class SqliteKind(AssetKind):
             set_rights(fd, own, recorded_owner(stored), record.mode)
         return inode
 
+    def extract(self, record: AssetRecord, stored: Path, target: Place, meter: Meter) -> Inode:
+        """Copy the database as it was captured: its digest is the recorded one, also where a delta is stored."""
+        if record.damaged:
+            return super().extract(record, stored, target, meter)
+        return self._place_content(record, stored, target, meter)
+
     def _place_content(self, record: AssetRecord, stored: Path, target: Place, meter: Meter) -> Inode:
         if record.delta is None:
             return super().place(record, stored, target, meter)
