@@ -18,7 +18,7 @@ from release_tasks.archive.attestation.signing import Signer
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.seal import metadata_bytes, sealed, snapshot_digest
 from release_tasks.archive.verify import unexpected_files
-from release_tasks.assets.base import AssetConfig, Base
+from release_tasks.assets.base import AssetConfig, Base, Scan
 from release_tasks.assets.files import Unreadable
 from release_tasks.assets.findings import Damaged
 from release_tasks.core.clock import timestamp
@@ -63,6 +63,7 @@ class CaptureRequest:
     audit: AuditAnchor | None = None
     parents: list[ParentFolder] = field(factory=list)
     allow_damaged: bool = False  # a safety snapshot has a raw copy of an asset that cannot be read
+    scans: Mapping[str, Scan] = field(factory=dict)  # the assets that are captured through their scans
 
 
 def capture_snapshot(
@@ -124,7 +125,7 @@ def unpublished_snapshot(
     """
 
     def capture(partial: Path) -> list[AssetRecord]:
-        records = _capture_concurrently(assets, partial, request.allow_damaged, emit, _bases(catalogue, assets))
+        records = _capture_concurrently(assets, partial, request, emit, _bases(catalogue, assets))
         for path in unexpected_files(partial, records):  # a plugin may have written to a wrong path
             raise StageFailed(f"{path} was written into the snapshot, but belongs to no asset.")
         return records
@@ -143,26 +144,20 @@ def _bases(catalogue: Catalogue, assets: Mapping[str, AssetConfig]) -> dict[str,
 def publish_safety_snapshot(
     catalogue: Catalogue,
     metadata: SnapshotMetadata,
-    assets: Mapping[str, AssetConfig],
+    scans: Mapping[str, Scan],
     signer: Signer | None = None,
 ) -> SnapshotMetadata:
     """Complete a safety snapshot while the assets are locked, publish it and return its final metadata.
 
-    It is signed by ``signer``.
+    ``scans`` are those of the locked assets. It is signed by ``signer``.
 
     Raises StageFailed or OSError when the snapshot cannot be completed, and does not publish it then.
     """
     partial = catalogue.store.partial_path(metadata.snapshot_id)
-    records = [
-        assets[record.key].kind.seal_safety(assets[record.key], record, partial / record.relative_path)
-        for record in metadata.assets
-    ]
-    changed = [record for record, before in zip(records, metadata.assets, strict=True) if record != before]
-    if changed:
-        _write_entries(partial, changed)
+    records = [scans[record.key].seal(record) if record.key in scans else record for record in metadata.assets]
+    if records != metadata.assets:
         metadata = evolve(metadata, format_version=format_of(records), assets=records, digest=snapshot_digest(records))
         metadata = sealed(metadata)
-        fsync_tree(partial)
         write_atomic(partial / "metadata.json", metadata_bytes(metadata))
     sign_snapshot(signer, partial, metadata)
     catalogue.publish(metadata)
@@ -218,9 +213,12 @@ def _write_entries(partial: Path, records: Iterable[AssetRecord]) -> None:
 
 
 def _capture_concurrently(
-    assets: Mapping[str, AssetConfig], partial: Path, allow_damaged: bool, emit: Emit, bases: Mapping[str, Base]
+    assets: Mapping[str, AssetConfig], partial: Path, request: CaptureRequest, emit: Emit, bases: Mapping[str, Base]
 ) -> list[AssetRecord]:
-    """Capture several assets at the same time; return the records in configured order."""
+    """Capture several assets at the same time; return the records in configured order.
+
+    The scans run in this thread: their databases stay open in it.
+    """
     is_cancelled = threading.Event()
 
     def emit_unless_cancelled(event: Event) -> None:
@@ -235,30 +233,49 @@ def _capture_concurrently(
                 size = asset.kind.size(asset)
             emit(BytesMoved("capture", key, 0, size))
     with thread_pool(_CAPTURE_THREADS) as pool:
-        captures = [
-            pool.submit(
+        captures = {
+            key: pool.submit(
                 capture_asset,
                 key,
                 asset,
                 partial,
                 emit=emit_unless_cancelled,
-                allow_damaged=allow_damaged,
+                allow_damaged=request.allow_damaged,
                 base=bases.get(key),
             )
             for key, asset in assets.items()
-        ]
+            if key not in request.scans
+        }
 
         def has_finished(seconds: float) -> bool:
-            done, running = wait(captures, timeout=seconds, return_when=FIRST_EXCEPTION)
+            done, running = wait(captures.values(), timeout=seconds, return_when=FIRST_EXCEPTION)
             return not running or any(capture.exception() for capture in done)
 
         try:
+            records = {
+                key: _capture_through(scan, key, assets[key], partial, emit) for key, scan in request.scans.items()
+            }
             wait_for(has_finished)
-            return [capture.result() for capture in captures if capture.done()]
+            records |= {key: capture.result() for key, capture in captures.items() if capture.done()}
+            return [records[key] for key in assets]
         finally:
             is_cancelled.set()
-            for capture in captures:
+            for capture in captures.values():
                 capture.cancel()
+
+
+def _capture_through(scan: Scan, key: str, asset: AssetConfig, snapshot: Path, emit: Emit) -> AssetRecord:
+    """Copy one asset through its scan; state that the scan cannot read is copied as without one."""
+    relative = f"assets/{key}/{asset.path.name}"
+    copy = snapshot / relative
+    os.mkdir(copy.parent, 0o700)
+    record = AssetRecord(key=key, relative_path=relative, kind=asset.kind.records_as, exists=True)
+    try:
+        return scan.capture(record, copy, emit)
+    except (Damaged, FileNotFoundError, NotADirectoryError):
+        scan.release()
+        remove_tree(copy.parent)
+        return capture_asset(key, asset, snapshot, emit=emit, allow_damaged=True)
 
 
 def capture_asset(

@@ -31,9 +31,9 @@ from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.holes import most_data
 from release_tasks.core.options import option
 from release_tasks.core.place import Place, find, found, trusted
-from release_tasks.core.records import AssetRecord, Inode, JournalStep, SnapshotMetadata
+from release_tasks.core.records import AssetRecord, DatabaseRestore, Inode, JournalStep, SnapshotMetadata
 
-__all__ = ["AssetConfig", "AssetKind", "Base", "Hold", "Move", "State"]
+__all__ = ["AssetConfig", "AssetKind", "Base", "Hold", "Move", "Scan", "State"]
 
 _REMAINS_MODE = 0o700
 State = Literal["old", "new", "partial"]
@@ -62,8 +62,43 @@ class Hold(Protocol):
         ``progress`` gets (written bytes, total bytes). Raises StageFailed, OSError; ``release`` then undoes it.
         """
 
+    def commit(self) -> None:
+        """Put the new state in place, and release the lock. Raises StageFailed, OSError."""
+
     def release(self) -> None:
         """Undo what is not committed, and release the lock; may be repeated."""
+
+    def noted(self, step: JournalStep) -> JournalStep:
+        """Return the journal step with what a recovery needs to know about the written state."""
+
+
+class Scan(Protocol):
+    """A live asset that was compared with its new state before it is locked.
+
+    Its safety copy is completed under the lock, so it has every change that the service made up to then.
+    """
+
+    def capture(self, record: AssetRecord, copy: Path | None, emit: Emit) -> AssetRecord:
+        """Compare the live asset with its new state, and return its record.
+
+        The safety copy goes to the new file ``copy``; None for a rollback without one. Raises Damaged when the state
+        is no asset of this kind, StageFailed, OSError.
+        """
+
+    def lock(self, seconds: float) -> contextlib.AbstractContextManager[Hold]:
+        """Lock the asset while the block runs. Raises Busy after ``seconds``, StageFailed, OSError."""
+
+    def seal(self, record: AssetRecord) -> AssetRecord:
+        """Add the changes since ``capture`` to the safety copy, now that the lock is held; return its final record.
+
+        Without a copy, changes leave the record without digests. Raises StageFailed, OSError.
+        """
+
+    def release(self) -> None:
+        """Give up the comparison, when the asset does not change; may be repeated."""
+
+    def measured(self) -> DatabaseRestore:
+        """Return how the asset is restored, and what it cost."""
 
 
 @frozen(kw_only=True)
@@ -454,6 +489,17 @@ class AssetKind:
         return AssetKind.place(self, whole, stored, target, meter)
 
     @contextlib.contextmanager
+    def scanned(
+        self, asset: AssetConfig, record: AssetRecord, stored: Path, emit: Emit
+    ) -> Iterator[Scan | DatabaseRestore | None]:
+        """Prepare a comparison of the live asset with its new state, for a restore in proportion to what differs.
+
+        Yields None for a kind without one, and the reason where this asset can only be restored as a whole. Raises
+        Busy, StageFailed, OSError.
+        """
+        yield None
+
+    @contextlib.contextmanager
     def lock(
         self, asset: AssetConfig, step: JournalStep, record: AssetRecord, stored: Path, seconds: float
     ) -> Iterator[Hold | None]:
@@ -463,10 +509,6 @@ class AssetKind:
         for ``seconds``, StageFailed, OSError.
         """
         yield None
-
-    def seal_safety(self, asset: AssetConfig, record: AssetRecord, copy: Path) -> AssetRecord:
-        """Add the changes since ``scan`` to a copy, now that the lock is held, and return its final record."""
-        return record
 
     def state_of(self, step: JournalStep) -> State:
         """Return the progress of a step: ``old`` before it, ``new`` after it, ``partial`` when it must be repeated."""

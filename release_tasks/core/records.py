@@ -21,6 +21,7 @@ __all__ = [
     "AttestationReference",
     "AuditAnchor",
     "Check",
+    "DatabaseRestore",
     "HealthAttempt",
     "HealthForm",
     "HealthReport",
@@ -415,7 +416,9 @@ class JournalStep:
     name is removed when nothing is staged; ``folder`` is the folder of both names. ``mirrored``: the names could not be
     exchanged, and the content was overwritten in place. ``begun``: the content of the database may have been replaced.
     ``done``: the step is finished in the journal's direction. ``exchange_only``: the safety copy of the asset is
-    incomplete or missing, so its old state must stay whole until the end, and is not overwritten in place.
+    incomplete or missing, so its old state must stay whole until the end, and is not overwritten in place. ``cookie``
+    and ``new_cookie`` are the schema cookies of a database before and after its restore by page: they show whether the
+    restore was committed.
     """
 
     key: str
@@ -428,6 +431,8 @@ class JournalStep:
     mirrored: bool = False
     done: bool = False
     exchange_only: bool = False
+    cookie: int | None = None
+    new_cookie: int | None = None
 
 
 @frozen(kw_only=True)
@@ -450,10 +455,29 @@ class RollbackJournal:
 
 
 @frozen(kw_only=True)
+class DatabaseRestore:
+    """How a rollback restored a database.
+
+    ``method`` is ``page`` when only the pages that differ were written, else ``whole``, and ``reason`` says why.
+    ``exact``: the safety copy has every commit up to the instant of the restore. ``pages_changed`` counts the pages
+    that were written or cut off, ``lock_ms`` is the time in which other processes could not write, and ``scan_ms`` the
+    time of the comparison before it, in milliseconds.
+    """
+
+    method: Literal["page", "whole"]
+    exact: bool
+    pages_changed: int | None = None
+    lock_ms: int | None = None
+    scan_ms: int | None = None
+    reason: str | None = None
+
+
+@frozen(kw_only=True)
 class RollbackOutcome:
     """The result of a rollback, as ``--json`` prints it.
 
-    ``removed_rows`` has the number of rows of databases that were removed, by asset and table.
+    ``databases`` says how each restored database was restored. ``removed_rows`` has the number of rows of databases
+    that were removed, by asset and table.
     """
 
     status: Literal["restored", "noop", "failed"]
@@ -463,6 +487,7 @@ class RollbackOutcome:
     restored_assets: list[str] = field(factory=list)
     skipped_assets: list[str] = field(factory=list)
     removed_assets: list[str] = field(factory=list)
+    databases: dict[str, DatabaseRestore] = field(factory=dict)
     removed_rows: dict[str, dict[str, int]] = field(factory=dict)
     damaged_assets: list[str] = field(factory=list)  # before the rollback; the safety snapshot has raw copies of them
     safety_snapshot_id: str | None = None

@@ -30,6 +30,7 @@ _LOOKS = "changes and opens nothing"
 _PROC = "a file of /proc"
 _THROUGH = "the path leads through a descriptor"
 REVIEWED: dict[str, str] = {
+    "archive/capture.py: _capture_through: os.mkdir": _OWN,
     "archive/capture.py: capture_asset: os.mkdir": _OWN,
     "archive/capture.py: new_snapshot: os.mkdir": _OWN,
     "archive/parents.py: _restored: is_symlink": _LOOKS,
@@ -46,6 +47,8 @@ REVIEWED: dict[str, str] = {
     "assets/overwrite.py: remove_live: os.listdir": _DESCRIPTOR,
     "assets/overwrite.py: restore_raw_copy: iterdir": _OWN,
     "assets/plugin.py: _accept_copy: os.lstat": _OWN,
+    "assets/sqlite/pages/sinks.py: __init__: os.open": _OWN,
+    "assets/sqlite/scan.py: seal: os.stat": _OWN,
     "assets/plugin.py: _accept_copy: os.open": _OWN,
     "assets/plugin.py: _extra_files: os.listdir": _OWN,
     "assets/plugin.py: _make_private: is_dir": _OWN,

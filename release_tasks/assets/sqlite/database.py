@@ -38,10 +38,12 @@ __all__ = [
     "PAGES_A_STEP",
     "Copied",
     "Progress",
+    "canonical_page",
     "capture_database",
     "content_digest",
     "examine_database",
     "is_usable",
+    "read_cookie",
     "require_sound_size",
     "set_journal_mode",
     "write_canonical_header",
@@ -167,6 +169,12 @@ def is_usable(source: Place, wait: LockWait) -> bool:
         return False
 
 
+def read_cookie(source: Place, wait: LockWait | None = None) -> int:
+    """Return the schema cookie of a live database, from 0 on. Raises DamagedDatabase, Busy, StageFailed, OSError."""
+    with translated_errors(source, wait=wait), _reader(source, wait) as (live, _):
+        return int(value(live, "PRAGMA schema_version")) % (1 << 32)
+
+
 def content_digest(place: Place) -> str:
     """Return the SHA-256 of a database file with canonical header fields; no process may use the file."""
     digest = hashlib.sha256()
@@ -187,6 +195,14 @@ def set_journal_mode(fd: int, journal_mode: str | None) -> None:
     """Set the journal mode in the header of a database file that no process uses: WAL or rollback journal."""
     version = 2 if journal_mode == "wal" else 1
     _patch(fd, [(18, bytes((version, version)))])
+
+
+def canonical_page(page: bytes) -> bytes:
+    """Return the first page of a database with the header fields of a copy."""
+    changed = bytearray(page)
+    for offset, content in _CANONICAL_FIELDS:
+        changed[offset : offset + len(content)] = content
+    return bytes(changed)
 
 
 def write_canonical_header(path: Path) -> None:

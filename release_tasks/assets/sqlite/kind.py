@@ -7,11 +7,11 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from attrs import NOTHING, evolve, frozen
 
-from release_tasks.assets.base import AssetConfig, AssetKind, Hold, Move, State
+from release_tasks.assets.base import AssetConfig, AssetKind, Hold, Move, Scan, State
 from release_tasks.assets.files import keep_attributes, place_content, set_rights
 from release_tasks.assets.findings import AssetFinding, CopyCheck, Damaged, Drift, Inspection, Listing
 from release_tasks.assets.footprint import Footprint
@@ -34,12 +34,14 @@ from release_tasks.assets.sqlite.database import (
     content_digest,
     examine_database,
     is_usable,
+    read_cookie,
     set_journal_mode,
 )
 from release_tasks.assets.sqlite.delta_check import verify_delta
 from release_tasks.assets.sqlite.image import opened_image, stored_image, write_image
 from release_tasks.assets.sqlite.reader import ContentUnread
-from release_tasks.assets.sqlite.restore import LockedDatabase, locked_database, restore_database
+from release_tasks.assets.sqlite.restore import locked_database, restore_database
+from release_tasks.assets.sqlite.scan import DatabaseScan, scanned_database
 from release_tasks.assets.sqlite.system_calls import was_cut
 from release_tasks.assets.stored import is_digest, is_folder, owner_difference, recorded_owner, recorded_rights
 from release_tasks.assets.waiting import LockWait
@@ -48,11 +50,13 @@ from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, Noted, ignore
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.options import option
-from release_tasks.core.place import Place, trusted
-from release_tasks.core.records import AssetRecord, Inode, JournalStep
+from release_tasks.core.place import Place, found, trusted
+from release_tasks.core.records import AssetRecord, DatabaseRestore, Inode, JournalStep
 
 __all__ = ["SQLITE", "SqliteKind", "SqliteOptions", "set_side_files_aside", "side_files"]
 
+
+_MOST_SCHEMA_CHANGES = 1 << 16  # of a service between a crash and the recovery
 
 CopyDatabase = Callable[[Place, Path, Progress, Callable[[int], None], LockWait], Copied]
 
@@ -292,6 +296,26 @@ class SqliteKind(AssetKind):
         return inode
 
     @contextlib.contextmanager
+    def scanned(
+        self, asset: AssetConfig, record: AssetRecord, stored: Path, emit: Emit
+    ) -> Iterator[Scan | DatabaseRestore | None]:
+        """Prepare a restore by page; see ``scanned_database``."""
+        with contextlib.ExitStack() as opened:
+            found: DatabaseScan | DatabaseRestore
+            try:
+                is_whole = was_cut(asset.path) or not _may_be_written(asset, record, stored)
+                found = DatabaseRestore(method="whole", exact=False, reason="a new file takes its place")
+                if not is_whole:
+                    found = opened.enter_context(scanned_database(asset, record, stored, emit))
+            except (DamagedDatabase, FileNotFoundError, NotADirectoryError) as error:
+                opened.close()
+                reason = describe_error(error).rstrip(".")
+                found = DatabaseRestore(
+                    method="whole", exact=False, reason=f"the live database cannot be read ({reason})"
+                )
+            yield found
+
+    @contextlib.contextmanager
     def lock(
         self, asset: AssetConfig, step: JournalStep, record: AssetRecord, stored: Path, seconds: float
     ) -> Iterator[Hold | None]:
@@ -309,24 +333,29 @@ class SqliteKind(AssetKind):
     def state_of(self, step: JournalStep) -> State:
         """Return ``old`` for a ``database`` step that has not started.
 
-        Otherwise return ``new`` when the step is done, else ``partial``.
+        Otherwise return ``new`` when the step is done, else ``partial``. After a restore by page, the schema cookie of
+        the live database says whether the restore was committed.
         """
-        if step.action == "database" and not step.done and not step.begun:
-            return "old"
-        return super().state_of(step)
+        if step.action != "database" or step.done:
+            return super().state_of(step)
+        if step.new_cookie is not None and not step.begun:
+            return _state_by_cookie(step)
+        return "partial" if step.begun else "old"
 
     def _apply(self, move: Move, live: Place) -> None:
         if move.step.action != "database":
             super()._apply(move, live)
             return
         was_begun = move.step.begun
-        held = cast("LockedDatabase | None", move.hold)  # of ``lock`` above
         wait = LockWait(move.asset.lock_wait, move.emit)
         try:
-            if not was_begun:
+            if not was_begun and (move.hold is None or move.step.new_cookie is None):
                 move.note(evolve(move.step, begun=True))
             meter = Meter(move.emit, "restore", move.step.key, 0)
-            restore_database(move.stored, live, move.record.sha256, meter.reach, wait, held)
+            if move.hold is not None:
+                move.hold.commit()
+            else:
+                restore_database(move.stored, live, move.record.sha256, meter.reach, wait)
         except SharedMemoryCut:
             self._exchange_file(move, live)
             return
@@ -389,6 +418,18 @@ class SqliteKind(AssetKind):
             set_journal_mode(fd, record.journal_mode)
             set_rights(fd, os.fstat(fd), recorded_owner(stored), record.mode)
         live.flush_file()
+
+
+def _state_by_cookie(step: JournalStep) -> State:
+    """Return the progress of a restore by page; ``partial`` for a database that can no longer be read.
+
+    The service may have changed the schema since, which adds one to the cookie.
+    """
+    assert step.new_cookie is not None
+    with contextlib.suppress(StageFailed, OSError), found(Path(step.path)) as live:
+        passed = (read_cookie(live) - step.new_cookie) % (1 << 32)
+        return "new" if passed < _MOST_SCHEMA_CHANGES else "old"
+    return "partial"
 
 
 def _may_be_written(asset: AssetConfig, record: AssetRecord, stored: Path) -> bool:

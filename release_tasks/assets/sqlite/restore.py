@@ -24,6 +24,7 @@ from release_tasks.assets.stored import recorded_rights
 from release_tasks.assets.waiting import LockWait
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.place import Place
+from release_tasks.core.records import JournalStep
 
 __all__ = ["LockedDatabase", "locked_database", "restore_database"]
 
@@ -36,20 +37,15 @@ def restore_database(
     sha256: str | None,
     progress: Progress | None = None,
     wait: LockWait | None = None,
-    held: LockedDatabase | None = None,
 ) -> None:
     """Replace the content of the database ``live`` by the content of ``copy`` in one write transaction.
 
     All other connections see the old content until the commit and the new content afterwards. ``sha256`` is the digest
-    of ``copy``: if SQLite read other bytes, nothing is committed. ``held`` is the lock on ``live`` where the caller has
-    it already, with the pages of ``copy`` written. Raises DamagedDatabase when ``live`` is no usable database, Busy
-    when it stays locked during ``wait``, StageFailed or OSError when its disk is full or read-only, or when ``copy``
-    changed; its content is unchanged then. After a DiskError or SharedMemoryCut the content is all old or all new.
-    ``progress`` gets (copied bytes, total bytes).
+    of ``copy``: if SQLite read other bytes, nothing is committed. Raises DamagedDatabase when ``live`` is no usable
+    database, Busy when it stays locked during ``wait``, StageFailed or OSError when its disk is full or read-only, or
+    when ``copy`` changed; its content is unchanged then. After a DiskError or SharedMemoryCut the content is all old or
+    all new. ``progress`` gets (copied bytes, total bytes).
     """
-    if held is not None:
-        held.commit()
-        return
     with locked_database(live, copy, sha256, wait) as database:
         database.write(progress)
         database.commit()
@@ -133,6 +129,10 @@ class LockedDatabase:
                 self._target.set_busy_timeout(_CHECKPOINT_MS)
                 with contextlib.suppress(apsw.Error):
                     self._target.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def noted(self, step: JournalStep) -> JournalStep:
+        """Return the step as it is: SQLite's own copy of the pages leaves no mark in the database."""
+        return step
 
     def release(self) -> None:
         """Roll back what is not committed, and close the database."""

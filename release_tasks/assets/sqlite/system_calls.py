@@ -26,13 +26,14 @@ import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import apsw
 from attrs import define, field
 
+from release_tasks.assets.sqlite.owners import owned
 from release_tasks.assets.sqlite.shared_memory import CutFiles
 from release_tasks.core.errors import StageError, StageFailed
 from release_tasks.core.interrupt import deferring_signals
@@ -47,6 +48,7 @@ __all__ = [
     "known",
     "one_thread",
     "replace_system_calls",
+    "replace_system_calls_of",
     "require_side_file",
     "was_cut",
 ]
@@ -84,7 +86,7 @@ class Guard:
     descriptors: set[int] = field(factory=set)
 
 
-_guards: dict[str, Guard] = {}  # by the path of the folder, through its descriptor
+_guards: dict[str, Guard] = {}  # by the path of the database, through the descriptor of its folder
 _cut: set[Path] = set()  # the paths of the databases whose shared memory was cut in this run
 
 
@@ -98,6 +100,8 @@ class _Known(threading.local):
 _known = _Known()
 
 
+SetCall = Callable[[str, int], Any]
+_setters: list[SetCall] = []  # of each copy of SQLite in this process
 _IS_ROOT = os.geteuid() == 0
 _turn = threading.RLock()
 
@@ -108,27 +112,35 @@ def one_thread() -> contextlib.AbstractContextManager[object]:
 
 
 @contextlib.contextmanager
-def guarded(place: Place) -> Iterator[Guard]:
-    """Examine what SQLite opens at ``place.reference`` and next to it while the block runs.
+def guarded(place: Place, library: str = "apsw") -> Iterator[Guard]:
+    """Examine what the SQLite of ``library`` opens at ``place.reference`` and next to it while the block runs.
 
-    Raises StageFailed when the database is no regular file, and for root where a descriptor cannot be part of a path;
-    OSError.
+    Raises StageFailed when the SQLite of another library has the database open, when the database is no regular file,
+    and for root where a descriptor cannot be part of a path; OSError.
     """
     info = place.info()
     if not stat.S_ISREG(info.st_mode):
         raise StageFailed(f"{place.path} is not a regular file.")
-    guard, folder = Guard(place, info), os.path.dirname(place.reference)
+    guard, before = Guard(place, info), _guards.get(place.reference)
     if place.stranger is not None and place.reference == str(place.path):
         raise StageFailed(
             f"{place.path} is in a folder that {place.stranger} may exchange, and this system has no /proc: root does "
             "not open it. Run the command as the user of the service."
         )
-    _guards[folder] = guard
+    _guards[place.reference] = guard
     try:
-        with _cut_files.handled() if _IS_ROOT else contextlib.nullcontext():
+        with owned(info, library), _cut_files.handled() if _IS_ROOT else contextlib.nullcontext():
             yield guard
     finally:
-        del _guards[folder]
+        del _guards[place.reference]
+        if before is not None:
+            _guards[place.reference] = before
+
+
+def _guard_of(path: str) -> Guard | None:
+    """Return the guard of the database that has the file ``path``."""
+    databases = (path, *(path.removesuffix(suffix) for suffix in SIDE_FILES if path.endswith(suffix)))
+    return next((guard for database in databases if (guard := _guards.get(database)) is not None), None)
 
 
 def was_cut(database: Path) -> bool:
@@ -154,43 +166,59 @@ def known(path: str) -> Iterator[None]:
 
 
 def replace_system_calls() -> None:
-    """Replace the calls, for good; has an effect in a run as root only."""
+    """Replace the calls of ``apsw``, for good; has an effect in a run as root only."""
+    replace_system_calls_of(lambda: apsw.VFS("release-tasks", base="unix").xSetSystemCall)
+
+
+def replace_system_calls_of(find_setter: Callable[[], SetCall]) -> bool:
+    """Replace the calls of a copy of SQLite, for good, as root only; return False where that is impossible.
+
+    ``find_setter`` returns the function that sets a call of it by name and address.
+    """
     if not _IS_ROOT:
-        return
-    _set_calls(_CALLS)
+        return True
+    try:
+        setter = find_setter()
+        _set_calls(_CALLS_AFTER_CUT if _cut else {}, setter)
+        _set_calls(_CALLS, setter)
+    except (AttributeError, OSError):
+        return False
+    _setters.append(setter)
+    return True
 
 
-def _set_calls(calls: Mapping[str, Any]) -> None:
-    vfs = apsw.VFS("release-tasks", base="unix")
+def _set_calls(calls: Mapping[str, Any], setter: SetCall) -> None:
     for name, call in calls.items():
         address = ctypes.cast(call, ctypes.c_void_p).value
         assert address is not None
-        vfs.xSetSystemCall(name, address)
+        setter(name, address)
 
 
 def _mark_cut(path: str) -> None:
     """Let SQLite write no file any more of the open database with this shared memory, or else of any open one."""
-    found = [guard for folder, guard in list(_guards.items()) if path == _shown_by_kernel(folder, guard)]
+    found = [guard for database, guard in list(_guards.items()) if path == _shown_by_kernel(database)]
     for guard in found or list(_guards.values()):
         guard.is_cut = True
         _cut.add(guard.place.path)
-    _set_calls(_CALLS_AFTER_CUT)
+    for setter in _setters:
+        _set_calls(_CALLS_AFTER_CUT, setter)
 
 
 _cut_files = CutFiles(_mark_cut)
 
 
-def _shown_by_kernel(folder: str, guard: Guard) -> str:
+def _shown_by_kernel(database: str) -> str:
+    folder, name = os.path.split(database)
     with contextlib.suppress(OSError):
         folder = os.readlink(folder)
-    return f"{folder}/{guard.place.name}-shm".replace("\n", "\\012")
+    return f"{folder}/{name}-shm".replace("\n", "\\012")
 
 
 @deferring_signals
 def _open(path: bytes, flags: int, mode: int) -> int:
     """Open a file as open(2) does. An exception cannot pass through SQLite."""
-    folder, name = os.path.split(os.fsdecode(path))
-    guard = _guards.get(folder)
+    name = os.path.basename(os.fsdecode(path))
+    guard = _guard_of(os.fsdecode(path))
     try:
         fd, is_new = _opened(path, flags | os.O_NONBLOCK, mode, guard)
     except OSError as error:
@@ -283,7 +311,7 @@ def _unlink(path: bytes) -> int:
     name = os.fsdecode(path)
     is_side_file = any(name == known_path + suffix for known_path in _known.paths for suffix in SIDE_FILES)
     is_allowed = not _known.paths or is_side_file or os.path.basename(name).startswith(_TEMPORARY)
-    guard = _guards.get(os.path.dirname(name))
+    guard = _guard_of(name)
     if not is_allowed or (guard is not None and guard.is_cut):
         ctypes.set_errno(errno.EPERM)
         return -1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from release_tasks.archive.attestation.signing import available_signer
 from release_tasks.assets.base import Hold
 from release_tasks.core.errors import StageError, StageFailed, describe_error
 from release_tasks.core.events import StepBegan
@@ -34,7 +35,7 @@ def commit(
         direction="forward",
         started_at=run.started_at,
         lineage=run.lineage,
-        steps=steps,
+        steps=[holds[step.key].noted(step) if step.key in holds else step for step in steps],
         created_parents=[str(folder) for folder in run.created_parents],
     )
     swap = Swap(
@@ -44,6 +45,7 @@ def commit(
         safety=safety,
         journal=journal,
         holds=holds,
+        signer=available_signer(run.settings),
         emit=run.emit,
     )
     swap.require_targets()

@@ -21,6 +21,7 @@ from release_tasks.stages.rollback.plan import plan_changes, snapshot_before
 from release_tasks.stages.rollback.record import record
 from release_tasks.stages.rollback.safety import notes_on_safety
 from release_tasks.stages.rollback.safety_copy import live_records, publish, safety_copy
+from release_tasks.stages.rollback.scanning import scans_opened
 from release_tasks.stages.rollback.service import await_health, restart_service, service_kept, stop_service
 from release_tasks.stages.rollback.staging import lock_all, staged, write_all
 from release_tasks.stages.rollback.stores import hold_stores, require_own_stores
@@ -100,15 +101,15 @@ def rollback(
             with hold_stores(settings) as stores:
                 target, notes = amend_target(settings, run.pipeline, target, run.rollback_id)
                 run.recorder.begin(target, is_forced=request.force, is_automatic=request.is_automatic)
-                with safety_copy(run, target) as safety:
+                with scans_opened(run, target) as scans, safety_copy(run, target, scans) as safety:
                     folder = run.pipeline.catalogue.path(target.snapshot_id)
-                    plan = plan_changes(target, folder, run.assets, live_records(run, safety))
+                    plan = plan_changes(target, folder, run.assets, live_records(run, safety, scans))
                     with (
                         staged(run, target, plan, stores) as steps,
-                        lock_all(run, target, steps) as holds,
+                        lock_all(run, target, steps, scans) as holds,
                         uninterrupted(),
                     ):
-                        safety = publish(run, safety)
+                        safety = publish(run, safety, scans)
                         write_all(run, holds)
                         swap = commit(run, target, safety, steps, holds)
                         swap_in(run, swap)
@@ -116,6 +117,6 @@ def rollback(
             restart = restart_service(run, target)
             health = await_health(run, target, restart)
             written_back = find_written_back(run.assets, target, safety)
-            return record(run, target, safety, plan, restart, health, written_back)
+            return record(run, target, safety, plan, scans, restart, health, written_back)
     except RollbackEnded as ended:
         return ended.outcome

@@ -14,7 +14,8 @@ from release_tasks.core.typed import typed
 
 __all__ = ["JOURNAL_VERSION", "clear_journal", "read_journal", "write_journal"]
 
-JOURNAL_VERSION = 1
+JOURNAL_VERSION = 2
+_FIRST_VERSION = 1  # without the schema cookies of databases
 
 
 def write_journal(pipeline: Pipeline, journal: RollbackJournal) -> RollbackJournal:
@@ -28,7 +29,8 @@ def read_journal(pipeline: Pipeline) -> RollbackJournal | None:
     name = pipeline.journal_path.name
     try:
         document = read_document(pipeline.journal_path)
-        if document.get("journalVersion") != JOURNAL_VERSION:
+        version = document.get("journalVersion")
+        if type(version) is not int or not _FIRST_VERSION <= version <= JOURNAL_VERSION:
             raise InvalidDocument(f"{name} has an unknown journalVersion")
         # Only the journal records which steps are done and which file is new: a wrong bit would mix old and new state.
         if not is_sealed(document):
@@ -65,7 +67,10 @@ def _require_consistent(journal: RollbackJournal, name: str) -> None:
         raise InvalidDocument(f"{name} has two steps for one asset")
     for step in journal.steps:
         is_placed = any(inode is not None for inode in (step.new, step.old, step.folder)) or step.mirrored
-        if is_placed or step.exchange_only if step.action == "database" else step.begun:
+        cookies = (step.cookie, step.new_cookie)
+        has_odd_cookies = cookies != (None, None) and (None in cookies or cookies[0] == cookies[1])
+        is_odd = is_placed or step.exchange_only if step.action == "database" else step.begun or cookies != (None, None)
+        if has_odd_cookies or is_odd:
             raise InvalidDocument(f"{name} has an inconsistent step for {excerpt(step.key)!r}")
 
 

@@ -17,6 +17,7 @@ from release_tasks.stages.rollback.outcome import NOT_ASKED, find_problems
 from release_tasks.stages.rollback.plan import RollbackPlan
 from release_tasks.stages.rollback.restart import Restart
 from release_tasks.stages.rollback.safety import undo_option
+from release_tasks.stages.rollback.scanning import Scans
 from release_tasks.stages.rollback.service import doubts
 from release_tasks.stages.rollback.written_back import describe_written_back
 
@@ -28,6 +29,7 @@ def record(
     target: SnapshotMetadata,
     safety: SnapshotMetadata | None,
     plan: RollbackPlan,
+    scans: Scans,
     restart: Restart | None,
     health: HealthReport | None,
     written_back: list[str],
@@ -49,6 +51,7 @@ def record(
         restored_assets=plan.keys("restore"),
         skipped_assets=plan.keys("keep"),
         removed_assets=plan.keys("remove"),
+        databases=scans.measured(plan.keys("restore")),
         removed_rows=removed_rows(changes),
         damaged_assets=[captured.key for captured in safety.assets if captured.damaged] if safety else [],
         safety_snapshot_id=safety.snapshot_id if safety else None,

@@ -68,6 +68,7 @@ class Recorder:
             safetySnapshotId=outcome.safety_snapshot_id,
             restoredAssets=outcome.restored_assets,
             removedAssets=outcome.removed_assets,
+            databases=encode(outcome.databases),
             health=encode(outcome.health_check) if outcome.health_check else None,
         )
         status: Literal["failed", "success"] = "failed" if outcome.status == "failed" else "success"

@@ -13,6 +13,7 @@ from typing import Literal
 
 from attrs import evolve, field, frozen
 
+from release_tasks.archive.attestation.signing import available_signer
 from release_tasks.archive.parents import Parents, remove_empty
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.provenance import Provenance
@@ -233,12 +234,15 @@ def _complete(sources: _Sources, settings: Settings, journal: RollbackJournal) -
     is_forward = journal.direction == "forward"
     journal = evolve(journal, steps=[with_current_devices(step) for step in journal.steps])
     parents = Parents(settings.project, settings.release.assets)
-    swap = Swap(pipeline=pipeline, parents=parents, target=None, safety=None, journal=journal, emit=emit)
+    signer = available_signer(settings)
+    swap = Swap(pipeline=pipeline, parents=parents, target=None, safety=None, journal=journal, signer=signer, emit=emit)
+    if is_forward and swap.is_untouched:
+        return _discard(pipeline, journal)
     if is_forward:
         try:
             swap.target = sources.get(journal.snapshot_id)
             emit(StepBegan("finish", f"the rollback to {journal.snapshot_id}"))
-            swap.forward()
+            swap.forward_again()
         except (StageError, OSError) as error:
             is_forward, failure = False, describe_error(error)
     if not is_forward:
@@ -268,6 +272,27 @@ def _complete(sources: _Sources, settings: Settings, journal: RollbackJournal) -
         message = f"Finished the interrupted rollback to {journal.snapshot_id}. Health was not checked."
         return RecoveryReport(status="finished", detail=message, snapshot_id=journal.snapshot_id)
     message = f"Undid the interrupted rollback to {journal.snapshot_id}; the earlier state is back in place."
+    return RecoveryReport(status="undone", detail=message, snapshot_id=journal.snapshot_id)
+
+
+def _discard(pipeline: Pipeline, journal: RollbackJournal) -> RecoveryReport:
+    """Give up a rollback that had changed nothing: the service may have gone on with the earlier state."""
+    detail = "given up by recovery: it had changed nothing"
+    anchor = pipeline.audit.append(
+        "rollback.recovered",
+        status="failed",
+        detail=detail,
+        snapshot_id=journal.snapshot_id,
+        rollbackId=journal.rollback_id,
+        safetySnapshotId=journal.safety_snapshot_id,
+    )
+    recorder = Recorder(pipeline=pipeline, rollback_id=journal.rollback_id, lineage=journal.lineage)
+    state = recorder.state(
+        journal.snapshot_id, "failed", detail, anchor, is_live=False, safety=journal.safety_snapshot_id
+    )
+    pipeline.write_state(state)
+    clear_journal(pipeline)
+    message = f"Gave up the interrupted rollback to {journal.snapshot_id}: it had changed nothing."
     return RecoveryReport(status="undone", detail=message, snapshot_id=journal.snapshot_id)
 
 

@@ -16,9 +16,10 @@ from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Meter, StepBegan
 from release_tasks.core.records import JournalStep, SnapshotMetadata
 from release_tasks.stages.rollback.attempt import RollbackAttempt
+from release_tasks.stages.rollback.locking import locked
 from release_tasks.stages.rollback.plan import RollbackPlan
+from release_tasks.stages.rollback.scanning import Scans
 from release_tasks.stages.rollback.stores import HeldStores
-from release_tasks.stages.rollback.swap import locked
 
 __all__ = ["lock_all", "staged", "write_all"]
 
@@ -54,13 +55,19 @@ def staged(
 
 
 def lock_all(
-    run: RollbackAttempt, target: SnapshotMetadata, steps: list[JournalStep]
+    run: RollbackAttempt, target: SnapshotMetadata, steps: list[JournalStep], scans: Scans
 ) -> contextlib.AbstractContextManager[Mapping[str, Hold]]:
     """Hold the locks of all databases that change, or of none; a signal ends the wait for them."""
+    scans.release_others(steps)
     folder = run.pipeline.catalogue.path(target.snapshot_id)
     stored = {captured.key: (captured, stored_path(folder, captured)) for captured in target.assets}
     return locked(
-        run.assets, steps, stored, LockWait(run.settings.release.lock_wait, run.emit), run.request.longer_wait
+        run.assets,
+        steps,
+        stored,
+        scans.opened,
+        LockWait(run.settings.release.lock_wait, run.emit),
+        run.request.longer_wait,
     )
 
 

@@ -3,83 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from attrs import define, evolve, field
 
+from release_tasks.archive.attestation.signing import Signer
 from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import Pipeline
-from release_tasks.assets.base import AssetConfig, Hold, Move
-from release_tasks.assets.findings import Busy
+from release_tasks.assets.base import AssetConfig, Hold, Move, State
 from release_tasks.assets.placing import displaced, inode_at, inode_of, staged
-from release_tasks.assets.waiting import LockWait
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Emit, ignore
 from release_tasks.core.place import find
-from release_tasks.core.records import AssetRecord, Inode, JournalStep, RollbackJournal, SnapshotMetadata
+from release_tasks.core.records import Inode, JournalStep, RollbackJournal, SnapshotMetadata
+from release_tasks.stages.rollback.held_again import held_again
 from release_tasks.stages.rollback.journal import write_journal
 
-__all__ = ["Swap", "locked"]
-
-# Seconds for one lock. Each try is longer than the one before: a longer wait lets more readers end theirs, and SQLite
-# admits no new reader in this time.
-_SHORTEST_TRY = 0.05
-_LONGEST_TRY = 0.4
-
-
-@contextlib.contextmanager
-def locked(
-    assets: Mapping[str, AssetConfig],
-    steps: list[JournalStep],
-    stored: Mapping[str, tuple[AssetRecord, Path]],
-    wait: LockWait,
-    advice: str = "",
-) -> Iterator[Mapping[str, Hold]]:
-    """Hold the locks of all changing assets while the block runs: of all, or of none.
-
-    ``stored`` has the records and copies that the steps restore. While one lock is held by another process, no lock is
-    kept, so that the service can end its transactions. Raises Busy, with ``advice``, when a lock is held during all of
-    ``wait``; StageFailed, OSError.
-    """
-    ordered = _in_lock_order(steps)
-    seconds = _SHORTEST_TRY
-    wait.begin()
-    while True:
-        with contextlib.ExitStack() as locks:
-            holds: dict[str, Hold] = {}
-            try:
-                for step in ordered:
-                    asset = assets[step.key]
-                    hold = locks.enter_context(asset.kind.lock(asset, step, *stored[step.key], seconds))
-                    if hold is not None:
-                        holds[step.key] = hold
-            except Busy as error:
-                busy = error
-            else:
-                yield holds
-                return
-        if not wait.go_on(functools.partial("{} is locked by {}.".format, busy.path, busy.holders)):
-            raise Busy(busy.path, busy.holders, wait.seconds, advice) from busy
-        seconds = min(2 * seconds, _LONGEST_TRY)
-
-
-def _in_lock_order(steps: list[JournalStep]) -> list[JournalStep]:
-    """Return the steps in the order of their inodes: two programs that lock in one order cannot block each other.
-
-    Raises StageFailed when two assets are one database: the second lock would wait for the first.
-    """
-    databases = {step.key: inode_at(Path(step.path)) for step in steps if step.action == "database"}
-    for key, inode in databases.items():
-        same = [other for other, found in databases.items() if found == inode and other != key]
-        if same:
-            raise StageFailed(f"The assets {key} and {same[0]} are the same database. Remove one from release.assets.")
-    return sorted(steps, key=lambda step: _position(inode_at(Path(step.path))))
-
-
-def _position(inode: Inode | None) -> tuple[int, int]:
-    return (inode.device, inode.number) if inode is not None else (-1, -1)
+__all__ = ["Swap"]
 
 
 @define(kw_only=True)
@@ -88,8 +29,8 @@ class Swap:
 
     ``holds`` has the locks under which the new state of some assets is written already. Recovery has none.
     ``target`` is the snapshot to restore, ``safety`` the snapshot of the state before. ``journal`` equals the one on
-    disk, except for one fact that only this process knows: that SQLite has rolled back a failed restore. ``notes`` name
-    the folders above assets whose mode or owner could not be restored.
+    disk, except for one fact that only this process knows: that SQLite has rolled back a failed restore. ``signer``
+    signs another safety snapshot. ``notes`` name the folders above assets whose mode or owner could not be restored.
     """
 
     pipeline: Pipeline
@@ -98,6 +39,7 @@ class Swap:
     safety: SnapshotMetadata | None
     journal: RollbackJournal
     holds: Mapping[str, Hold] = field(factory=dict)
+    signer: Signer | None = None
     emit: Emit = ignore
     notes: list[str] = field(factory=list)
     folders: dict[Path, Inode | None] = field(factory=dict)  # the parent folders of the assets at the start
@@ -128,12 +70,54 @@ class Swap:
         self.require_targets()
         if self.journal.direction == "forward":
             self.journal = write_journal(self.pipeline, evolve(self.journal, direction="back"))
-        for step in reversed(self.journal.steps):
-            kind = self.assets[step.key].kind
-            if kind.state_of(step) != "old":
-                self._carry_out(step, kind.abort, self.safety)
+        with self._held_again(self.safety, "old"):
+            for step in reversed(self.journal.steps):
+                kind = self.assets[step.key].kind
+                if kind.state_of(step) != "old":
+                    self._carry_out(step, kind.abort, self.safety)
         if self.safety is not None:
             self.notes += self.parents.restore(self.safety)
+
+    def forward_again(self) -> None:
+        """Complete ``forward`` after a crash: the service may have written to the databases that are not restored."""
+        with self._held_again(self.target, "new"):
+            self.forward()
+
+    @contextlib.contextmanager
+    def _held_again(self, source: SnapshotMetadata | None, final: State) -> Iterator[None]:
+        """Hold the databases that are restored from ``source``, with a safety copy of what no snapshot has."""
+        steps = [step for step in self.journal.steps if step.new_cookie is not None]
+        steps = [step for step in steps if self.assets[step.key].kind.state_of(step) != final]
+        if source is None or not steps:
+            self.holds = {}
+            yield
+            return
+        known = [snapshot for snapshot in (self.target, self.safety) if snapshot is not None]
+        with held_again(self.pipeline, self.assets, steps, source, known, self.signer, self.emit) as holds:
+            for key, hold in holds.items():
+                step = next(step for step in self.journal.steps if step.key == key)
+                self._amend(hold.noted(step) if final == "new" else _backwards(hold.noted(step)))
+            write_journal(self.pipeline, self.journal)
+            self.holds = holds
+            yield
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether no step has changed anything yet; False in doubt, and for the journal of an earlier version."""
+        return self.journal.journal_version > 1 and all(map(self._is_untouched, self.journal.steps))
+
+    def _is_untouched(self, step: JournalStep) -> bool:
+        if step.action == "database":
+            return self.assets[step.key].kind.state_of(step) == "old"
+        if step.done or step.mirrored:
+            return False
+        with find(Path(step.path)) as live:
+            if live is None:
+                return False
+            copy = staged(live, self.journal.rollback_id)
+            if step.new is not None:
+                return inode_of(copy) == step.new
+            return inode_of(copy) is None and inode_of(displaced(copy)) is None
 
     def _require_old_databases(self) -> None:
         """Raise StageFailed when a database may have its new content, and no safety snapshot has the old content."""
@@ -186,7 +170,7 @@ class Swap:
                 folder=self.pipeline.catalogue.path(source.snapshot_id) if source is not None else None,
                 note=self._note,
                 amend=self._amend,
-                hold=self.holds.get(step.key) if is_forward else None,
+                hold=self.holds.get(step.key),
                 emit=self.emit,
             )
         )
@@ -202,3 +186,8 @@ class Swap:
 
     def _amend(self, step: JournalStep) -> None:
         self.journal = evolve(self.journal, steps=[step if old.key == step.key else old for old in self.journal.steps])
+
+
+def _backwards(step: JournalStep) -> JournalStep:
+    """Return a step that is undone: the cookie that is written now is that of the old state."""
+    return evolve(step, cookie=step.new_cookie, new_cookie=step.cookie)
