@@ -144,19 +144,14 @@ class PageConnection:
             raise apsw.CorruptError(f"CorruptError: page {number} does not exist")
         return found
 
-    def write(self, pages: Iterable[tuple[int, bytes]]) -> None:
-        """Write pages other than the first. Raises apsw.Error."""
+    def write(self, pages: Iterable[tuple[int, bytes | None]]) -> None:
+        """Write pages in one prepared statement; a page without content cuts the database before it.
+
+        The cut must be last: a page that is written after it cancels it. Page 1 must keep its schema cookie until then:
+        with another one, SQLite reads the schema anew before the next page. Raises apsw.Error.
+        """
         with self._errors():
             self._database.executemany("INSERT INTO sqlite_dbpage(pgno, data) VALUES (?, ?)", pages)
-
-    def write_first(self, content: bytes, cut_before: int | None) -> None:
-        """Write page 1, after all others, and cut the database before the page ``cut_before``. Raises apsw.Error.
-
-        Both in one statement: page 1 has another schema cookie, so a second statement would read the schema anew, from
-        pages that the cut leaves half-written ("malformed"). A page that is written after the cut cancels it.
-        """
-        cut = "" if cut_before is None else f", ({cut_before}, NULL)"
-        self.execute(f"INSERT INTO sqlite_dbpage(pgno, data) VALUES (1, ?){cut}", (content,))
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

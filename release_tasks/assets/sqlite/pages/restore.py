@@ -135,6 +135,11 @@ class PageRestore:
         """The number of pages that differ: those to write, and those to cut off."""
         return len(self._tags) + max(self.live_pages - self._image.pages, 0)
 
+    @property
+    def differing(self) -> list[int]:
+        """The numbers of the pages that differ and that the image has."""
+        return sorted(self._tags)
+
     def scan(self, sink: PageSink | None, progress: Progress | None = None) -> Scanned:
         """Compare all pages with the image, and pass them to ``sink``. Raises StageFailed, OSError."""
         started = time.perf_counter()
@@ -276,11 +281,11 @@ class PageRestore:
             first = self._writer.page(1)
             self.cookie = int.from_bytes(first[40:44], "big")
             self.new_cookie = (self.cookie + _COOKIE_GAP + secrets.randbits(31)) % (1 << 32)
-            self._writer.write(self._new_pages(progress))
-            is_cut = self.live_pages > self._image.pages
-            self._writer.write_first(self._first_page(first), self._image.pages + 1 if is_cut else None)
+            self._writer.write(self._new_pages(first, progress))
+            signed = self.new_cookie - (1 << 32) * (self.new_cookie >> 31)
+            self._writer.execute(f"PRAGMA schema_version = {signed}")
 
-    def _new_pages(self, progress: Progress | None) -> Iterator[tuple[int, bytes]]:
+    def _new_pages(self, first: bytes, progress: Progress | None) -> Iterator[tuple[int, bytes | None]]:
         numbers = sorted(self._tags.keys() - {1, self._lock_page})
         for done, (number, content) in enumerate(self._image_pages(numbers)):
             if self._tag(content) != self._tags[number]:
@@ -288,6 +293,9 @@ class PageRestore:
             yield number, content
             if progress is not None and done % PAGES_A_STEP == 0:
                 progress(done * self._size, len(numbers) * self._size)
+        yield 1, self._first_page(first)
+        if self.live_pages > self._image.pages:
+            yield self._image.pages + 1, None
 
     def _first_page(self, live: bytes) -> bytes:
         """Return page 1 of the image with the fields of the live file that SQLite itself keeps."""
@@ -295,10 +303,9 @@ class PageRestore:
         if 1 in self._tags and self._tag(content) != self._tags[1]:
             raise StageFailed(f"The copy of {self._live.path} in the snapshot changed after it was compared.")
         page = bytearray(content)
-        for start, end in ((18, 20), (24, 28), (92, 100)):
+        for start, end in ((18, 20), (24, 28), (40, 44), (92, 100)):
             page[start:end] = live[start:end]
         page[28:32] = self._image.pages.to_bytes(4, "big")
-        page[40:44] = self.new_cookie.to_bytes(4, "big")
         return bytes(page)
 
     def commit(self) -> None:
