@@ -40,7 +40,7 @@ database.execute("PRAGMA synchronous = NORMAL")
 number = 0
 while not stop.is_set():
     number += 1
-    database.execute("INSERT INTO told VALUES (?)", (number,))
+    database.execute("INSERT INTO confirmed VALUES (?)", (number,))
     database.execute("UPDATE t SET b = randomblob(900) WHERE id = ?", (number * 7919 % 500 + 1,))
     print(number, flush=True)
     time.sleep(float(sys.argv[2]))
@@ -64,7 +64,7 @@ def make(path: Path, mode: str, seed: int, *, page_size: int = 4096, vacuum: int
         database.execute(f"PRAGMA auto_vacuum = {vacuum}")
         database.execute(f"PRAGMA journal_mode = {mode}")
         database.executescript("CREATE TABLE t(id INTEGER PRIMARY KEY, b BLOB); CREATE INDEX tb ON t(b)")
-        database.execute("CREATE TABLE told(number INTEGER PRIMARY KEY)")
+        database.execute("CREATE TABLE confirmed(number INTEGER PRIMARY KEY)")
         database.execute("BEGIN")
         content = ((generator.randbytes(generator.randrange(1, 2000)),) for _ in range(rows))
         database.executemany("INSERT INTO t(b) VALUES (?)", content)
@@ -91,7 +91,7 @@ def change(database: sqlite3.Connection, generator: random.Random, kind: str) ->
         database.execute("DELETE FROM t WHERE id > 20")
         database.execute("VACUUM")
     elif kind == "empty":
-        database.executescript("DROP TABLE t; DROP TABLE told; VACUUM")
+        database.executescript("DROP TABLE t; DROP TABLE confirmed; VACUUM")
 
 
 def capture(live: Path, copy: Path) -> Path:
@@ -204,7 +204,7 @@ def test_a_row_that_is_committed_after_the_scan_is_in_the_safety_copy_and_not_li
         restore.scan(sink)
         restore.lock(1)
         restore.unlock()
-        command = "INSERT INTO told VALUES (7); CREATE TABLE later(a); INSERT INTO t(b) VALUES (randomblob(90000))"
+        command = "INSERT INTO confirmed VALUES (7); CREATE TABLE later(a); INSERT INTO t(b) VALUES (randomblob(90000))"
         subprocess.run(
             [sys.executable, "-c", f"import sqlite3; sqlite3.connect({str(live)!r}).executescript({command!r})"],
             check=True,
@@ -216,7 +216,7 @@ def test_a_row_that_is_committed_after_the_scan_is_in_the_safety_copy_and_not_li
         sink.close()
     for path, rows in ((tmp_path / "safety.db", [(7,)]), (live, [])):
         with contextlib.closing(connect(path)) as database:
-            assert database.execute("SELECT number FROM told").fetchall() == rows
+            assert database.execute("SELECT number FROM confirmed").fetchall() == rows
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert content_digest(trusted(capture(live, tmp_path / "after.db"))) == content_digest(trusted(copy))
 
@@ -242,18 +242,18 @@ def test_no_confirmed_commit_is_in_neither_the_safety_copy_nor_the_live_state(tm
             text=True,
         )
         assert writer.stdin is not None and writer.stdout is not None
-        told = [int(writer.stdout.readline()) for _ in range(20)]
+        confirmed = [int(writer.stdout.readline()) for _ in range(20)]
         restore_pages(live, copy, folder / "safety.db")
-        told += [int(writer.stdout.readline()) for _ in range(5)]
+        confirmed += [int(writer.stdout.readline()) for _ in range(5)]
         rest, _ = writer.communicate()
-        told += [int(line) for line in rest.split()]
+        confirmed += [int(line) for line in rest.split()]
         assert writer.returncode == 0
         kept: set[int] = set()
         for path in (folder / "safety.db", live):
             with contextlib.closing(connect(path)) as database:
-                kept |= {row[0] for row in database.execute("SELECT number FROM told")}
+                kept |= {row[0] for row in database.execute("SELECT number FROM confirmed")}
                 assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert set(told) <= kept, (mode, number)
+        assert set(confirmed) <= kept, (mode, number)
 
 
 def test_the_pages_in_the_log_cover_all_that_changed(tmp_path: Path) -> None:

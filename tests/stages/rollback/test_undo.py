@@ -531,7 +531,7 @@ def test_recover_leaves_files_of_a_running_command_alone(project: Project) -> No
 JOURNALS = {
     "torn": b'{"journalVersion": 1, "rollb',
     "empty": b"",
-    "of a later version": b'{"journalVersion": 2}',
+    "of a later version": b'{"journalVersion": 3}',
     "without keys": b'{"journalVersion": 1}',
     "a list": b"[]",
 }
