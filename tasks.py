@@ -54,6 +54,39 @@ def build(ctx: Context, output: str = "memory/build") -> None:
         ctx.run(f"{sys.executable} -m pip wheel {options} -w '{target}' '{copy}'", in_stream=False)
 
 
+@task(
+    auto_shortflags=False,
+    help={
+        "size": "The size of the database, for example 256MiB.",
+        "runs": "How often each row is measured.",
+        "quick": "64MiB, one run and fewer rows of cost: whether the benchmarks work, not how fast anything is.",
+        "folder": "A scratch folder on the filesystem to measure; removed before and after. Needs 25 times the size.",
+        "page": "The page whose measured section is written.",
+    },
+)
+def bench(
+    ctx: Context,
+    size: str = "1GiB",
+    runs: int = 5,
+    quick: bool = False,
+    folder: str = "memory/bench",
+    page: str = "tests/bench/README.md",
+) -> None:
+    """Measure against `.backup` + `cp -a`, restic and borg, and write the results into tests/bench/README.md."""
+    from release_tasks.core.units import parse_size
+    from tests.bench.table.run import bench as measure
+
+    try:
+        wanted = parse_size(size)
+        if wanted < 16 << 20 or runs < 1:
+            raise ValueError("--size must be at least 16MiB, and --runs at least 1")
+        if not ctx.config.run.dry:
+            measured = (64 << 20, 1) if quick else (wanted, runs)
+            measure(HERE / page, HERE / folder, size=measured[0], runs=measured[1], quick=quick)
+    except (OSError, ValueError) as error:
+        raise Exit(f"The benchmarks failed: {error}", code=2) from None
+
+
 @task
 def docs(ctx: Context) -> None:
     """Generate the parts of the documentation that come from the code."""
@@ -161,4 +194,4 @@ def release(ctx: Context, version: str) -> None:
 ns = Collection(demo)
 for collection in suite.collections.values():
     ns.add_collection(collection)
-ns.add_collection(Collection("dev", build, check, coverage, docs, release, screenshots, site))
+ns.add_collection(Collection("dev", bench, build, check, coverage, docs, release, screenshots, site))

@@ -17,7 +17,7 @@ from tests.support.documented.pages import all_pages
 REPOSITORY = Path(__file__).parents[2]
 PAGES = all_pages()
 OF_THIS_REPOSITORY = {
-    f"dev.{name}" for name in ("build", "check", "coverage", "docs", "release", "screenshots", "site")
+    f"dev.{name}" for name in ("bench", "build", "check", "coverage", "docs", "release", "screenshots", "site")
 }
 
 
