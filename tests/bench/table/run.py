@@ -36,42 +36,41 @@ def bench(page: Path, folder: Path, *, size: int, runs: int, quick: bool) -> Non
     folder.mkdir(parents=True)
     started = time.monotonic()
     try:
-        section = _measure(folder, size=size, runs=runs, quick=quick)
+        section = _rows(folder, size=size, runs=runs, quick=quick)
+        page.write_text(with_section(page.read_text(), section))  # the costs of 4 GiB may end for want of space
+        section += _costs(folder, size=size, quick=quick)
         section += f"\nThe whole run took {(time.monotonic() - started) / 60:.0f} minutes.\n"
+        page.write_text(with_section(page.read_text(), section))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    page.write_text(with_section(page.read_text(), section))
 
 
-def _measure(folder: Path, *, size: int, runs: int, quick: bool) -> str:
-    files = 100 if quick else FILES
+def _rows(folder: Path, *, size: int, runs: int, quick: bool) -> str:
+    files = _files(quick)
     sheet = Sheet()
     turn = Round(State(folder / "state", size, files), sheet)
     for number in range(runs):
         print(f"run {number + 1} of {runs}", file=sys.stderr)
         for row in ROUND:
-            row(turn)
-    kept = Round(turn.state, Sheet())
-    for row in ONCE:
-        row(kept)
-    for name, values in kept.sheet.values.items():
-        if name not in sheet.values:
-            sheet.values[name], sheet.units[name] = values, kept.sheet.units[name]
+            if number == 0 or row not in ONCE:
+                row(turn)
     shutil.rmtree(turn.state.folder)
     on_xfs(folder, size, files, runs, sheet)
-    sizes = [size // 4, size] if quick else [size // 16, size // 4, size, size * 4]
-    shares = (1, 100) if quick else SHARES
-    by_size = against_size(folder, sizes, files)
-    by_share = against_share(folder, size // 4, shares, files)
     database = f"a database of {size >> 20:,} MiB in WAL mode (rows of 900 random bytes)"
     work = f"Work: {database}, {files:,} files, 6 configs; {runs} run{'s' * (runs > 1)}."
-    return "\n".join(
-        [
-            f"{machine(folder)}{work}\n\n{NOTES}",
-            main_table(sheet),
-            "Cost of release-tasks against the size of the database, 1 % of rows changed at random, one run:\n",
-            plain_table(by_size),
-            f"Cost against the share of rows changed at random, {size >> 22:,} MiB, one run:\n",
-            plain_table(by_share),
-        ]
+    return f"{machine(folder)}{work}\n\n{NOTES}\n{main_table(sheet)}"
+
+
+def _costs(folder: Path, *, size: int, quick: bool) -> str:
+    sizes = [size // 4, size] if quick else [size // 16, size // 4, size, size * 4]
+    by_size = against_size(folder, sizes, _files(quick))
+    by_share = against_share(folder, size // 4, (1, 100) if quick else SHARES, _files(quick))
+    return (
+        "\nCost of release-tasks against the size of the database, 1 % of rows changed at random, one run:\n\n"
+        f"{plain_table(by_size)}"
+        f"\nCost against the share of rows changed at random, {size >> 22:,} MiB, one run:\n\n{plain_table(by_share)}"
     )
+
+
+def _files(quick: bool) -> int:
+    return 100 if quick else FILES
