@@ -15,6 +15,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from release_tasks.archive.delta_reader import write_reader
 from release_tasks.assets.base import AssetConfig, Base
 from release_tasks.assets.files import capture_file
 from release_tasks.assets.stored import is_digest, stored_path
@@ -61,7 +62,7 @@ class Bases:
         It is the base of the newest snapshot in ``published``, which are oldest first, that has one for this asset. A
         plain copy is a base from ``release.storage.deltas_above`` on.
         """
-        if asset.deltas_above is None or not asset.kind.stores_deltas:
+        if asset.deltas_above is None:
             return None
         for snapshot in reversed(published):
             record = snapshot.asset(key)
@@ -70,7 +71,7 @@ class Bases:
             with contextlib.suppress(StageFailed, OSError):
                 found = self._base_of(snapshot, record, asset.deltas_above)
                 if found is not None:
-                    return found
+                    return found if asset.kind.can_store_deltas() else None
         return None
 
     def _base_of(self, snapshot: SnapshotMetadata, record: AssetRecord, least: int) -> Base | None:
@@ -91,11 +92,15 @@ class Bases:
         return Base(path=copy, sha256=record.sha256, snapshot_id=snapshot.snapshot_id, keep=keep)
 
     def _keep(self, copy: Path, sha256: str) -> None:
-        """Give the copy in a snapshot its second name, durably; raises OSError, as where hard links are impossible."""
+        """Give the copy in a snapshot its second name, durably, and write the stand-alone script that reads deltas.
+
+        Raises OSError, as where hard links are impossible.
+        """
         make_private_directory(self.folder)
         with contextlib.suppress(FileExistsError):
             os.link(copy, self.path(sha256), follow_symlinks=False)
         fsync_directory(self.folder)
+        write_reader(self.folder.parent)
 
     def lend(self, other: Bases, snapshot: SnapshotMetadata) -> None:
         """Give the bases of ``snapshot`` a name in ``other`` for a short time: as hard links, or else as copies.

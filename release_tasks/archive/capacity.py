@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 from attrs import evolve, field, frozen
@@ -81,12 +81,20 @@ class Space:
 
 
 def capture_needs(
-    folder: Path, assets: Mapping[str, AssetConfig], purpose: str = "the snapshot of this state"
+    folder: Path,
+    assets: Mapping[str, AssetConfig],
+    purpose: str = "the snapshot of this state",
+    bases: Container[str] = (),
 ) -> list[Need]:
-    """Return the needs of a capture of the live ``assets`` below ``folder``."""
+    """Return the needs of a capture of the live ``assets`` below ``folder``.
+
+    An asset in ``bases`` is stored as what differs from a base, which may be nothing.
+    """
     needs = [Need(purpose=purpose, folder=folder, footprint=_OVERHEAD)]
-    for asset in assets.values():
+    for key, asset in assets.items():
         live = asset.kind.capture_footprint(asset)
+        if key in bases:
+            live = evolve(live, size=0)
         if asset.kind.shares_blocks:
             live = _with_shared_blocks(live, folder)
         entries = Footprint(size=live.names * _ENTRY_BYTES if live.names > 1 else 0)

@@ -125,20 +125,13 @@ def unpublished_snapshot(
     """
 
     def capture(partial: Path) -> list[AssetRecord]:
-        records = _capture_concurrently(assets, partial, request, emit, _bases(catalogue, assets))
+        records = _capture_concurrently(assets, partial, request, emit, catalogue.find_bases(assets))
         for path in unexpected_files(partial, records):  # a plugin may have written to a wrong path
             raise StageFailed(f"{path} was written into the snapshot, but belongs to no asset.")
         return records
 
     with new_snapshot(catalogue, capture, request) as metadata:
         yield metadata
-
-
-def _bases(catalogue: Catalogue, assets: Mapping[str, AssetConfig]) -> dict[str, Base]:
-    """Return the base of each asset that is stored as what differs from one."""
-    published, _ = catalogue.published()
-    found = {key: catalogue.bases.choose(published, key, asset) for key, asset in assets.items()}
-    return {key: base for key, base in found.items() if base is not None}
 
 
 def publish_safety_snapshot(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from attrs import evolve, frozen
@@ -19,6 +20,7 @@ from release_tasks.archive.delta_reader import write_reader
 from release_tasks.archive.recorded import TAKEN, read_recorded
 from release_tasks.archive.seal import is_sealed
 from release_tasks.archive.stores.local import LocalStore
+from release_tasks.assets.base import AssetConfig, Base
 from release_tasks.assets.stored import BASES, is_folder
 from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt_line
@@ -67,6 +69,12 @@ class Catalogue:
             except InvalidDocument as error:
                 unreadable.append(Unreadable(name, str(error)))
         return sorted(snapshots, key=lambda s: (s.sequence, s.created_at, s.snapshot_id)), unreadable
+
+    def find_bases(self, assets: Mapping[str, AssetConfig]) -> dict[str, Base]:
+        """Return the base of each asset of which a new capture stores what differs; see ``Bases.choose``."""
+        published, _ = self.published()
+        found = {key: self.bases.choose(published, key, asset) for key, asset in assets.items()}
+        return {key: base for key, base in found.items() if base is not None}
 
     def _has_assets(self, name: str) -> bool:
         with contextlib.suppress(OSError), os.scandir(self.store.fetch(name) / "assets") as entries:

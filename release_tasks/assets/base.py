@@ -191,7 +191,6 @@ class AssetKind:
     records_as: ClassVar[Literal["sqlite", "file", "directory"]]
     state_check_cost: ClassVar[int] = 0  # 0: ``find_drift`` makes no copy; lower costs are called first
     shares_blocks: ClassVar[bool] = True  # whether its copies share blocks, where the filesystem can do that
-    stores_deltas: ClassVar[bool] = False  # whether a capture can store what differs from an earlier copy
     allows_plugins: ClassVar[bool] = True  # whether a plugin may have captured the copy of such a record
 
     @property
@@ -234,10 +233,14 @@ class AssetKind:
         """
         raise TypeError(f"assets of kind {self.name} have no capture")
 
+    def can_store_deltas(self) -> bool:
+        """Return whether ``capture_against`` can store what differs from an earlier copy."""
+        return False
+
     def capture_against(
         self, asset: AssetConfig, record: AssetRecord, copy: Path, base: Base, *, emit: Emit = ignore
     ) -> AssetRecord:
-        """Capture as ``capture`` does, and store only what differs from ``base``, for a kind that ``stores_deltas``.
+        """Capture as ``capture`` does, and store only what differs from ``base``.
 
         What differs too much, and what cannot be stored so, is copied whole. Raises the errors of ``capture``.
         """

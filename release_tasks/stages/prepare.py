@@ -333,7 +333,8 @@ def _shortages(settings: Settings, pipeline: Pipeline) -> list[str]:
         require_few_assets(settings.release.assets)
     except StageFailed as error:
         return [f"snapshot: {error.message}"]
-    found = shortages(capture_needs(pipeline.catalogue.store.folder, settings.release.assets))
+    assets, catalogue = settings.release.assets, pipeline.catalogue
+    found = shortages(capture_needs(catalogue.store.folder, assets, bases=catalogue.find_bases(assets)))
     return [f"snapshot: {problem} Nothing was copied." for problem in found]
 
 

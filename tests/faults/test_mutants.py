@@ -15,7 +15,7 @@ import pytest
 
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
-from tests.support.faults.disks import DiskScenario, why_not
+from tests.support.faults.disks import DeltaDiskScenario, DiskScenario, why_not
 from tests.support.faults.marks import NEEDS_STRACE
 from tests.support.faults.scenario import BlockedScenario, MakeScenarioProject, Scenario, change_config, damage_header
 from tests.support.faults.tracing import MARK, Driver, Point
@@ -31,7 +31,7 @@ on_disks = [
     pytest.mark.skipif(why_not("ext4") is not None, reason=f"NOT TESTED: power cuts: {why_not('ext4')}"),
 ]
 
-RELEASES, FIRST, DAMAGED = "two releases", "one release", "database damaged"
+RELEASES, FIRST, DAMAGED, DELTAS = "two releases", "one release", "database damaged", "deltas"
 
 # Every flush of a stage, innermost function first, and the scenario in which a power cut finds that it is missing.
 TESTED: dict[tuple[str, str], str] = {
@@ -115,6 +115,7 @@ SCENARIOS: dict[str, Callable[[Project, Driver], DiskScenario]] = {
     RELEASES: lambda project, driver: DiskScenario(project, driver, damage=change_config, releases=("v1", "v2")),
     FIRST: lambda project, driver: DiskScenario(project, driver, damage=change_config, releases=("v1",)),
     DAMAGED: lambda project, driver: DiskScenario(project, driver, damage=damage_header),
+    DELTAS: lambda project, driver: DeltaDiskScenario(project, driver),
 }
 
 

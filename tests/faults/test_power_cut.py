@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from release_tasks.stages.rollback.recovery import recover
-from tests.support.faults.disks import FILESYSTEMS, Disk, DiskScenario, why_not
+from tests.support.faults.disks import FILESYSTEMS, DeltaDiskScenario, Disk, DiskScenario, why_not
 from tests.support.faults.marks import NEEDS_STRACE
 from tests.support.faults.scenario import MakeScenarioProject, change_config, damage_header
 from tests.support.faults.tracing import Driver, Point
@@ -36,6 +36,7 @@ SCENARIOS: dict[str, Callable[[MakeScenarioProject, Driver], DiskScenario]] = {
     "two releases": lambda project, driver: DiskScenario(
         project("wal"), driver, damage=change_config, releases=("v1", "v2")
     ),
+    "deltas": lambda project, driver: DeltaDiskScenario(project("wal"), driver),
 }
 Moments = Callable[[list[Point]], list[tuple[Point, bool]]]
 SEED = 20261
@@ -172,7 +173,12 @@ def test_power_cut_in_recovery_is_finished_by_the_next(
     assert len(chosen) > 20
 
 
-@cuts(("ext4", "two releases", every_call), ("xfs", "two releases", around_flushes))
+@cuts(
+    ("ext4", "two releases", every_call),
+    ("xfs", "two releases", around_flushes),
+    ("ext4", "deltas", around_flushes),
+    ("xfs", "deltas", around_flushes),
+)
 def test_power_cut_in_prepare_publishes_a_whole_release_or_none(
     scenario: DiskScenario, moments: Moments, report_points: Callable[[int], None]
 ) -> None:

@@ -149,7 +149,7 @@ def _differences(
     subjects = subjects_of(file.manifest, digest, snapshot, metadata_digest)
     expected = {s["name"]: f"{algorithm}:{value}" for s in subjects for algorithm, value in s["digest"].items()}
     for name in [*expected, *(name for name in attested if name not in expected)]:
-        is_gone = snapshot is None and name.startswith("snapshots/")
+        is_gone = snapshot is None and name.startswith(("snapshots/", "bases/"))
         if not is_gone and attested.get(name) != expected.get(name):
             problem, found = "differs from the statement of the release", expected.get(name)
             findings.append(AttestationFinding(file=name, what=problem, attested=attested.get(name), found=found))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import apsw
-from attrs import frozen
+from attrs import evolve, frozen
 
 from release_tasks.assets.sqlite.checks import check_database
 from release_tasks.assets.sqlite.connection import (
@@ -31,6 +31,7 @@ from release_tasks.core.durable import fsync_file
 from release_tasks.core.errors import StageFailed, with_path
 from release_tasks.core.holes import most_data
 from release_tasks.core.place import Place, trusted
+from release_tasks.core.records import StoredDelta
 from release_tasks.core.threads import pool as thread_pool
 from release_tasks.core.units import show_size
 
@@ -40,10 +41,12 @@ __all__ = [
     "Progress",
     "canonical_page",
     "capture_database",
+    "completed_copy",
     "content_digest",
     "examine_database",
     "is_usable",
     "read_cookie",
+    "require_sound_pages",
     "require_sound_size",
     "set_journal_mode",
     "write_canonical_header",
@@ -68,13 +71,16 @@ Progress = Callable[[int, int], None]
 class Copied:
     """A copy of a database: the journal mode of its source, its SHA-256, and what SQLite could not check in it.
 
-    ``info`` is the result of fstat of the file that was copied.
+    ``info`` is the result of fstat of the file that was copied. ``size`` is in bytes, of the whole database also when
+    it is stored as a ``delta``.
     """
 
     info: os.stat_result
     journal_mode: str
     sha256: str
     unchecked: list[str]
+    size: int
+    delta: StoredDelta | None = None
 
 
 def capture_database(
@@ -278,7 +284,19 @@ def _completed(
         unchecked = check_database(copy, reported_as=source.path)
         if flushed is not None:
             flushed.result()
-        return Copied(info=info, journal_mode=journal_mode, sha256=digest.result(), unchecked=unchecked)
+        size = os.stat(copy).st_size
+        return Copied(info=info, journal_mode=journal_mode, sha256=digest.result(), unchecked=unchecked, size=size)
+
+
+def completed_copy(copy: Path, source: Place, found: Copied, checked: Callable[[int], None] | None) -> Copied:
+    """Check and flush a copy whose digest is known and whose header is canonical, and return its final description."""
+    with thread_pool(1) as pool:
+        flushed = pool.submit(fsync_file, copy)
+        unchecked = check_database(copy, reported_as=source.path)
+        flushed.result()
+    if checked is not None:
+        checked(found.size)
+    return evolve(found, unchecked=unchecked)
 
 
 def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Progress | None) -> None:
@@ -311,6 +329,14 @@ def require_sound_size(database: apsw.Connection, source: Place, reported_as: Pl
     private copy ``source`` is.
     """
     page, pages = int(value(database, "PRAGMA page_size")), int(value(database, "PRAGMA page_count"))
+    require_sound_pages(page, pages, source, reported_as)
+
+
+def require_sound_pages(page: int, pages: int, source: Place, reported_as: Place | None = None) -> None:
+    """Raise DamagedDatabase for a number of pages of this size that the files of a database cannot have.
+
+    See ``require_sound_size``.
+    """
     live, size = reported_as or source, source.info().st_size
     # With a WAL, a checkpoint may be writing the last page.
     if size % page and not has_content(source, "-wal"):

@@ -28,9 +28,10 @@ from release_tasks.core.errors import StageFailed, with_path
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.regular import open_regular
 
-__all__ = ["MAGIC", "PAGE_SIZES", "DamagedDelta", "Delta", "DeltaWriter", "WrittenDelta"]
+__all__ = ["MAGIC", "PAGE_SIZES", "SUFFIX", "DamagedDelta", "Delta", "DeltaWriter", "WrittenDelta"]
 
 MAGIC = b"RTD1"
+SUFFIX = ".rtd1"  # of the name of a delta file
 PAGE_SIZES = tuple(1 << power for power in range(9, 17))  # https://sqlite.org/fileformat.html, 1.3.2
 _MOST_PAGES = 0xFFFFFFFE  # of SQLite, https://sqlite.org/limits.html
 

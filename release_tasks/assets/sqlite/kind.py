@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from attrs import NOTHING, evolve, frozen
 
-from release_tasks.assets.base import AssetConfig, AssetKind, Hold, Move, Scan, State
+from release_tasks.assets.base import AssetConfig, AssetKind, Base, Hold, Move, Scan, State
 from release_tasks.assets.files import keep_attributes, place_content, set_rights
 from release_tasks.assets.findings import AssetFinding, CopyCheck, Damaged, Drift, Inspection, Listing
 from release_tasks.assets.footprint import Footprint
@@ -37,8 +37,11 @@ from release_tasks.assets.sqlite.database import (
     read_cookie,
     set_journal_mode,
 )
+from release_tasks.assets.sqlite.delta import SUFFIX
 from release_tasks.assets.sqlite.delta_check import verify_delta
 from release_tasks.assets.sqlite.image import opened_image, stored_image, write_image
+from release_tasks.assets.sqlite.page_capture import capture_pages
+from release_tasks.assets.sqlite.pages.engine import find_engine
 from release_tasks.assets.sqlite.reader import ContentUnread
 from release_tasks.assets.sqlite.restore import locked_database, restore_database
 from release_tasks.assets.sqlite.scan import DatabaseScan, scanned_database
@@ -57,6 +60,7 @@ __all__ = ["SQLITE", "SqliteKind", "SqliteOptions", "set_side_files_aside", "sid
 
 
 _MOST_SCHEMA_CHANGES = 1 << 16  # of a service between a crash and the recovery
+_LARGE = 64 << 20  # bytes from which a copy by page saves more time than the engine takes to start
 
 CopyDatabase = Callable[[Place, Path, Progress, Callable[[int], None], LockWait], Copied]
 
@@ -81,13 +85,53 @@ class SqliteKind(AssetKind):
     records_as = "sqlite"
     state_check_cost = 1  # every page is copied and read
     shares_blocks = False  # SQLite writes the pages
-    stores_deltas = True
     allows_plugins = False
 
     def capture(
         self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore, allow_damaged: bool = False
     ) -> AssetRecord:
         """Copy the committed content of the database; raises Damaged when the database cannot be read."""
+        return self._captured(asset, record, copy, None, emit)
+
+    def can_store_deltas(self) -> bool:
+        """Return whether there is an engine that reads pages."""
+        return find_engine() is not None
+
+    def capture_against(
+        self, asset: AssetConfig, record: AssetRecord, copy: Path, base: Base, *, emit: Emit = ignore
+    ) -> AssetRecord:
+        """Copy the committed content as what differs from ``base``, where there is an engine; else whole."""
+        return self._captured(asset, record, copy, base, emit)
+
+    def _captured(
+        self, asset: AssetConfig, record: AssetRecord, copy: Path, base: Base | None, emit: Emit
+    ) -> AssetRecord:
+        """Copy the committed content of a large database by page, through the engine, and any other with ``apsw``."""
+        least = _LARGE if asset.deltas_above is None else asset.deltas_above
+        engine = None
+        with contextlib.suppress(StageFailed, OSError):  # the copy reports them
+            engine = find_engine() if self.size(asset) >= min(least, _LARGE) else None
+        if engine is not None:
+
+            def copy_pages(
+                live: Place, copy: Path, copied: Progress, checked: Callable[[int], None], wait: LockWait
+            ) -> Copied:
+                return capture_pages(
+                    engine,
+                    live,
+                    copy,
+                    wait,
+                    base=base,
+                    least=least,
+                    progress=copied,
+                    checked=checked,
+                    note=lambda text: emit(Noted(f"{record.key}: {text}")),
+                )
+
+            try:
+                return self._copied(copy_pages, asset, record, copy, emit)
+            except SharedMemoryCut:
+                copy.unlink(missing_ok=True)
         return self._copied(capture_database, asset, record, copy, emit)
 
     def look(self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore) -> AssetRecord:
@@ -107,18 +151,20 @@ class SqliteKind(AssetKind):
                 lambda size: checked.reach(checked.done + size, copied.total),
                 LockWait(asset.lock_wait, emit),
             )
-        with copy.open("rb") as file:
+        suffix = SUFFIX if found.delta is not None else ""
+        with copy.with_name(copy.name + suffix).open("rb") as file:
             keep_attributes(file.fileno(), found.info, 0o600, str(copy))
-        size = copy.stat().st_size
         return evolve(
             record,
+            relative_path=record.relative_path + suffix,
             exists=True,
-            size=size,
+            size=found.size,
             mode=stat.S_IMODE(found.info.st_mode),
             sha256=found.sha256,
             content_digest=found.sha256,
             journal_mode=found.journal_mode,
             unchecked=found.unchecked or None,
+            delta=found.delta,
         )
 
     def capture_blockers(self, key: str, asset: AssetConfig) -> list[str]:

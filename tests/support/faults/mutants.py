@@ -144,7 +144,13 @@ def _without_wal_in_the_copy() -> None:
     def copy_the_file_alone(source: Place, destination: Path, *_: object) -> Copied:
         destination.write_bytes(source.path.read_bytes())
         write_canonical_header(destination)
-        return Copied(info=source.info(), journal_mode="wal", sha256=sha256_file(destination), unchecked=[])
+        return Copied(
+            info=source.info(),
+            journal_mode="wal",
+            sha256=sha256_file(destination),
+            unchecked=[],
+            size=destination.stat().st_size,
+        )
 
     replace(kind, "capture_database", copy_the_file_alone)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from release_tasks.assets.sqlite.image import stored_image, write_image
+from release_tasks.core.records import AssetRecord
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.stages.verify import verify_snapshots
@@ -21,6 +26,7 @@ from tests.support.project import Project
 
 __all__ = [
     "BlockedScenario",
+    "DeltaScenario",
     "MakeScenarioProject",
     "OverlayScenario",
     "Scenario",
@@ -62,6 +68,7 @@ class Scenario:
         self._mounted: Path | None = None
         new = project.content()
         for release in releases:
+            self.before_release(release)
             assert self._prepare(release) == "ready"
             # Judged, so that the next prepare removes the oldest one.
             project.pipeline.audit.append("watch.finished", status="healthy", release_id=release)
@@ -83,6 +90,9 @@ class Scenario:
     def folders(self) -> list[Path]:
         """The folders in which a system call counts as a point."""
         return [self.project.folder]
+
+    def before_release(self, release_id: str) -> None:
+        """Change the live state before one of ``releases`` is prepared."""
 
     def reset(self) -> None:
         """Bring the old state back, with the service writing to it."""
@@ -215,12 +225,16 @@ class Scenario:
     def _assert_databases_sound(self, point: object) -> None:
         """Fail unless the live database is sound and every captured one contains all rows of one moment."""
         catalogue = self.project.pipeline.catalogue
-        copies = [
-            catalogue.path(snapshot.snapshot_id) / record.relative_path
-            for snapshot in catalogue.published()[0]
-            if (record := snapshot.asset("database")) is not None and record.exists and not record.damaged
-        ]
-        for path in [self.project.database, *copies]:
+        with tempfile.TemporaryDirectory(dir=self.template.parent) as scratch:
+            copies = [
+                _plain(catalogue.path(snapshot.snapshot_id) / record.relative_path, record, Path(scratch))
+                for snapshot in catalogue.published()[0]
+                if (record := snapshot.asset("database")) is not None and record.exists and not record.damaged
+            ]
+            self._assert_sound([self.project.database, *copies], point)
+
+    def _assert_sound(self, databases: list[Path], point: object) -> None:
+        for path in databases:
             if not _starts_like_a_database(path):
                 assert self._content() == self.old, (point, path)  # it was damaged before
                 continue
@@ -239,6 +253,44 @@ class Scenario:
         if self.service is None or isinstance(content["rows"], bytes):
             return content
         return {**content, "rows": generation(*content["rows"])}
+
+
+class DeltaScenario(Scenario):
+    """Releases of a database that is large enough for deltas: v2 is a delta of v1, v3 is stored whole.
+
+    The next release is a delta of v3, and its retention removes v2 and with it the base of v1.
+    """
+
+    def __init__(self, project: Project, driver: Driver | None = None) -> None:
+        project.overrides["storage.deltas_above"] = "64KiB"
+        _fill(project)
+        super().__init__(project, driver, damage=change_config, releases=("v1", "v2", "v3"))
+
+    def before_release(self, release_id: str) -> None:
+        """Replace most of the database before v3."""
+        if release_id == "v3":
+            _fill(self.project)
+
+    def check_prepare(self, point: object) -> None:
+        """Also check that the bases are those that a delta needs."""
+        super().check_prepare(point)
+        self.check_deltas(point)
+
+    def check_deltas(self, point: object) -> None:
+        """Fail unless there are deltas, and exactly the bases that they need."""
+        snapshots = self.project.pipeline.catalogue.published()[0]
+        assert any(asset.delta for snapshot in snapshots for asset in snapshot.assets), point
+        assert self.project.pipeline.catalogue.bases.unneeded(snapshots) == set(), point
+
+
+def _fill(project: Project) -> None:
+    """Put new random bytes into a table of its own."""
+    with contextlib.closing(sqlite3.connect(project.database)) as database:
+        database.execute("CREATE TABLE IF NOT EXISTS filler(id INTEGER PRIMARY KEY, v BLOB)")
+        database.executemany(
+            "INSERT OR REPLACE INTO filler VALUES (?, ?)", [(number, os.urandom(3000)) for number in range(60)]
+        )
+        database.commit()
 
 
 class OverlayScenario(Scenario):
@@ -300,6 +352,16 @@ def run_command(command: list[str]) -> None:
 def _starts_like_a_database(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(6) == b"SQLite"
+
+
+def _plain(stored: Path, record: AssetRecord, scratch: Path) -> Path:
+    """Return the path of a stored database as a plain file, for a delta a new one in ``scratch``."""
+    if record.delta is None:
+        return stored
+    plain = scratch / f"{stored.parents[2].name}.db"
+    with stored_image(stored, record) as image, plain.open("wb") as file:
+        assert write_image(image, file.fileno()) == record.sha256
+    return plain
 
 
 def _is_sound(path: Path) -> bool:

@@ -11,8 +11,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from release_tasks.archive import capture
 from release_tasks.archive.pipeline import Pipeline
-from release_tasks.assets.sqlite import child
+from release_tasks.assets.sqlite import child, page_capture
 from release_tasks.assets.sqlite import database as sqlite
+from release_tasks.assets.sqlite.pages import capture as pages
 from release_tasks.assets.sqlite.reader import ContentReader
 from release_tasks.assets.sqlite.system_calls import one_thread
 from release_tasks.config.schema import PairingConfig, Settings
@@ -182,7 +183,8 @@ class _InlineExecutor:
 def make_serial() -> None:
     """Run captures and checks in the calling thread: strace counts the calls of each thread and process separately."""
     replace(capture, "thread_pool", _InlineExecutor)
-    replace(sqlite, "thread_pool", _InlineExecutor)
+    for module in (sqlite, page_capture, pages):
+        replace(module, "thread_pool", _InlineExecutor)
     replace(ContentReader, "_answer", answer_here)
 
 

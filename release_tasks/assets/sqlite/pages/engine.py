@@ -14,6 +14,7 @@ import ctypes
 import functools
 import importlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +37,8 @@ _FIRST_VERSION = (3, 51, 3)  # without the WAL-reset bug (https://sqlite.org/wal
 _CACHE_KIB = 16384
 _FEW_STEPS = 40  # of SQLite's virtual machine: more than a statement needs that reads one page
 _MAX_STATEMENT = 1000  # bytes of a statement, also of one in the schema
-_LIMIT_SQL_LENGTH, _WRITABLE_SCHEMA = 1, 1011  # sqlite3.h: SQLITE_LIMIT_SQL_LENGTH, SQLITE_DBCONFIG_WRITABLE_SCHEMA
+# sqlite3.h: SQLITE_LIMIT_SQL_LENGTH, SQLITE_DBCONFIG_WRITABLE_SCHEMA, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
+_LIMIT_SQL_LENGTH, _WRITABLE_SCHEMA, _NO_CHECKPOINT = 1, 1011, 1006
 # The messages of SQLite's result codes (main.c, sqlite3ErrStr); the module has no codes.
 _ERRORS: tuple[tuple[str, type[apsw.Error]], ...] = (
     ("database is locked", apsw.BusyError),
@@ -52,6 +54,13 @@ _ERRORS: tuple[tuple[str, type[apsw.Error]], ...] = (
 )
 
 
+class _Opening(threading.local):
+    keeps_wal = False  # of the connection that this thread opens
+
+
+_opening = _Opening()
+
+
 @frozen
 class Engine:
     """A module with the interface of Python's ``sqlite3`` and the table ``sqlite_dbpage``."""
@@ -60,10 +69,13 @@ class Engine:
     version: str
 
     @contextlib.contextmanager
-    def open(self, live: Place, wait: LockWait | None = None) -> Iterator[Callable[[], PageConnection]]:
+    def open(
+        self, live: Place, wait: LockWait | None = None, *, keeps_wal: bool = False
+    ) -> Iterator[Callable[[], PageConnection]]:
         """Let the block open connections to a live database by the descriptor of its folder; close them after it.
 
-        ``wait`` is for locks of other processes. While the block runs, no other code of this process may open the file.
+        ``wait`` is for locks of other processes. ``keeps_wal``: the end of the last connection leaves the WAL.
+        While the block runs, no other code of this process may open the file.
         Raises StageFailed, as ``guarded`` does, and SharedMemoryCut when another process cut the shared memory.
         """
         path = Path(live.reference)
@@ -72,6 +84,7 @@ class Engine:
                 with contextlib.ExitStack() as connections:
 
                     def connect() -> PageConnection:
+                        _opening.keeps_wal = keeps_wal
                         return connections.enter_context(
                             contextlib.closing(PageConnection(self.module, path, live, wait))
                         )
@@ -221,6 +234,7 @@ def _limit_schemas(library: ctypes.CDLL) -> None:
 
     def prepare(database: int, *_: Any) -> int:
         limit(database, _LIMIT_SQL_LENGTH, _MAX_STATEMENT)
+        configure(ctypes.c_void_p(database), _NO_CHECKPOINT, int(_opening.keeps_wal), None)
         return int(configure(ctypes.c_void_p(database), _WRITABLE_SCHEMA, 1, None))
 
     if library.sqlite3_auto_extension(_kept(_PREPARE(prepare))):
