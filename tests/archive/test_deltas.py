@@ -18,11 +18,14 @@ from release_tasks.archive.derive import Replacement, StoredFile, derive_snapsho
 from release_tasks.archive.diff import compare
 from release_tasks.archive.verify import require_intact, verify_all
 from release_tasks.assets.sqlite.kind import SQLITE
+from release_tasks.assets.sqlite.pages.engine import find_engine
+from release_tasks.core.digests import sha256_file
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Event, Meter, StepBegan, ignore
 from release_tasks.core.place import trusted
 from release_tasks.core.records import AssetRecord, StoredDelta
 from release_tasks.stages.drill.engine import run_drill
+from release_tasks.stages.extract import extract_snapshot
 from tests.support.deltas import base_of, fill, store_as_delta, write_delta
 from tests.support.project import Project
 from tests.support.releases import release
@@ -104,6 +107,28 @@ def test_file_is_overwritten_in_place_from_a_delta(chain: Project) -> None:
     stored = catalogue.path("v3_snapshot") / record.relative_path
     SQLITE.overwrite_content(record, stored, trusted(chain.database))
     assert chain.rows() == expected
+
+
+@pytest.mark.skipif(find_engine() is None, reason="NOT TESTED: the extra `fast` is not installed")
+def test_captured_deltas_are_verified_restored_and_extracted(project: Project, tmp_path: Path) -> None:
+    """From the capture on: with a base of a few pages, the second release is a delta, and is used as any snapshot."""
+    project.overrides["storage"] = {"deltas_above": "4KiB"}
+    fill(project, 2000)
+    project.capture("v1")
+    project.damage_rows()
+    expected = project.rows()
+    project.capture("v2")
+    stored = project.pipeline.catalogue.get("v2_snapshot").asset("database")
+    assert stored is not None
+    assert stored.delta is not None
+    assert base_of(project).stat().st_nlink == 2
+    project.damage_rows()
+    assert project.roll_back("v2_snapshot").status == "restored"
+    assert project.rows() == expected
+    assert {verdict.status for verdict in verify_all(project.pipeline.catalogue)} == {"verified"}
+    extract_snapshot(project.settings, "v2_snapshot", tmp_path / "extracted", key="database")
+    assert sha256_file(tmp_path / "extracted" / "database" / "app.db") == stored.sha256
+    assert run_drill(project.settings, "v2_snapshot").status == "passed"
 
 
 def test_delta_is_drilled(chain: Project) -> None:

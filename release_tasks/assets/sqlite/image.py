@@ -68,16 +68,19 @@ class StoredImage:
         if self.delta is None:
             return self._read_base(offset, end - offset)
         first, last = offset // self.page_size, (end - 1) // self.page_size  # from 0
-        start = first * self.page_size
-        stop = (last + 1) * self.page_size
-        data = bytearray(self._read_base(start, max(min(stop, self._base_pages * self.page_size) - start, 0)))
-        in_base = len(data)
-        data.extend(bytes(stop - start - in_base))
-        for number in self.delta.numbers(first + 1, last + 1):
+        numbers = list(self.delta.numbers(first + 1, last + 1))
+        in_base = self._base_pages * self.page_size
+        if not numbers and end <= in_base:
+            return self._read_base(offset, end - offset)
+        start, stop = first * self.page_size, (last + 1) * self.page_size
+        data = bytearray(self._read_base(start, max(min(stop, in_base) - start, 0)))
+        of_base = len(data)
+        data.extend(bytes(stop - start - of_base))
+        for number in numbers:
             at = (number - 1) * self.page_size - start
-            base = bytes(data[at : at + self.page_size]) if at < in_base else None
+            base = bytes(data[at : at + self.page_size]) if at < of_base else None
             data[at : at + self.page_size] = self.delta.page(number, base)
-        return bytes(data[offset - start : end - start])
+        return bytes(memoryview(data)[offset - start : end - start])
 
     def page(self, number: int) -> bytes:
         """Return the page ``number``, from 1."""
