@@ -106,6 +106,10 @@ UNTESTED: dict[tuple[str, str], str] = {
     ("prepare", "fsync_directory < new_snapshot < unpublished_snapshot"): _ORDER,
     ("prepare", "fsync_directory < write_atomic < write_statement < _write"): _ORDER,
     ("prepare", "fsync_directory < write_atomic < write_manifest < _write"): _ORDER,
+    ("prepare", "fsync_directory < _keep < _is_kept"): _ORDER,
+    ("prepare", "fsync_directory < remove < remove_unneeded_bases"): (
+        "a base that comes back is removed by the next clean-up"
+    ),
     ("prepare", "append < record_published"): "a release without this event is known by the event before it",
     ("prepare", "fsync_directory < append < _write"): _FIRST,
     ("prepare", "fsync_directory < make_private_directory < write_atomic < write_statement < _write"): _FIRST,
