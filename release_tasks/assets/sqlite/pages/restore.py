@@ -176,9 +176,10 @@ class PageRestore:
             self._reader.begin()
             self._reader.page(1)
         else:
-            # In this mode the end of a transaction keeps the lock, and ``lock`` raises it to EXCLUSIVE.
-            self._writer.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._writer.begin("IMMEDIATE")
+            # Then the end of the transaction keeps the lock, and ``lock`` raises it to EXCLUSIVE. Not before: a try
+            # that finds the database locked would keep SHARED, and the writer would wait for that.
+            self._writer.execute("PRAGMA locking_mode = EXCLUSIVE")
 
     def _taken(self, first: int, pages: list[bytes], sink: PageSink | None) -> bytes:
         """Compare consecutive pages with the image, and return their content."""
