@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import ctypes
+import functools
 import os
-import stat
 import struct
 from pathlib import Path
+from typing import Any
 
 __all__ = ["protecting_flag"]
 
-_FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h
-_FLAGS = {0x10: "i", 0x20: "a"}  # FS_IMMUTABLE_FL and FS_APPEND_FL, as chattr names them
+_AT_FDCWD = -100
+_AT_SYMLINK_NOFOLLOW = 0x100
+_SIZE = 256  # bytes of struct statx; its attributes are the second field of 8 bytes (statx(2))
+_FLAGS = {0x10: "i", 0x20: "a"}  # STATX_ATTR_IMMUTABLE and STATX_ATTR_APPEND, as chattr names them
 
 
 def protecting_flag(path: Path, dir_fd: int | None = None) -> str | None:
     """Return the letter of the flag that forbids to rename, replace or rewrite ``path`` (``i`` or ``a``), or None.
 
-    With ``dir_fd``, ``path`` is a name in that folder. None also for what is neither a file nor a folder, and where the
-    system has no such flags.
+    With ``dir_fd``, ``path`` is a name in that folder. None also where the system has no such flags. Opens nothing: the
+    end of a descriptor would drop the locks of this process on a database.
     """
-    with contextlib.suppress(OSError):
-        mode = os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            return None
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
-        try:
-            (flags,) = struct.unpack("l", fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(struct.calcsize("l"))))
-        finally:
-            os.close(fd)
-        return next((letter for bit, letter in _FLAGS.items() if flags & bit), None)
-    return None
+    statx, result = _statx(), ctypes.create_string_buffer(_SIZE)
+    folder = _AT_FDCWD if dir_fd is None else dir_fd
+    if statx is None or statx(folder, os.fsencode(path), _AT_SYMLINK_NOFOLLOW, 0, result):
+        return None
+    (attributes,) = struct.unpack_from("=Q", result, 8)
+    return next((letter for bit, letter in _FLAGS.items() if attributes & bit), None)
+
+
+@functools.cache
+def _statx() -> Any:
+    """Return the function of the C library; None on a system without it."""
+    return getattr(ctypes.CDLL(None), "statx", None)

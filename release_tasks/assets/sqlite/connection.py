@@ -22,6 +22,7 @@ from urllib.parse import quote
 import apsw
 
 from release_tasks.assets.findings import Busy, Damaged
+from release_tasks.assets.sqlite.owners import require_unowned
 from release_tasks.assets.sqlite.results import extended_code, is_damage
 from release_tasks.assets.sqlite.system_calls import (
     SIDE_FILES,
@@ -221,6 +222,7 @@ def require_database(live: Place) -> None:
                 require_side_file(place, side_file, info)
             except StageFailed as error:
                 raise DamagedDatabase(f"{path} cannot be opened. {error.message}") from error
+    require_unowned(info)
     with live.opened() as fd, with_path(path):
         start = os.read(fd, len(_MAGIC))
     if not start and not any(has_content(live, suffix) for suffix in ("-wal", "-journal")):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from release_tasks.assets.sqlite.journal import settle_super_journal
+from release_tasks.assets.sqlite.owners import require_unowned
 from release_tasks.core.durable import remove_tree
 from release_tasks.core.errors import with_path
 from release_tasks.core.holes import data_ranges
@@ -68,6 +69,7 @@ def _stamps(live: Place) -> list[Stamp | None]:
 
 def _copy_file(source: Place, target: Path, count: Count) -> None:
     """Copy a regular file up to its present size, without its holes: a file that grows has no end."""
+    require_unowned(source.info())
     with contextlib.ExitStack() as files:
         reading = files.enter_context(source.opened())
         info = os.fstat(reading)

@@ -56,7 +56,7 @@ class Swap:
         self.require_targets()
         for step in self.journal.steps:
             kind = self.assets[step.key].kind
-            if kind.state_of(step) != "new":
+            if step.key in self.holds or kind.state_of(step) != "new":  # a held database must not be looked at
                 self._carry_out(step, kind.commit, self.target)
         self.notes += self.parents.restore(self.target)
 
@@ -73,7 +73,7 @@ class Swap:
         with self._held_again(self.safety, "old"):
             for step in reversed(self.journal.steps):
                 kind = self.assets[step.key].kind
-                if kind.state_of(step) != "old":
+                if step.key in self.holds or kind.state_of(step) != "old":
                     self._carry_out(step, kind.abort, self.safety)
         if self.safety is not None:
             self.notes += self.parents.restore(self.safety)

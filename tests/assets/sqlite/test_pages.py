@@ -123,6 +123,12 @@ def restore_pages(live: Path, copy: Path, safety: Path | None = None) -> PageRes
     return restore
 
 
+def _rows(database: sqlite3.Connection) -> list[object]:
+    """Return all rows of the tables that the copy has."""
+    tables = [row[0] for row in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
+    return [row for table in tables for row in database.execute(f"SELECT * FROM {table}")]
+
+
 def cases() -> list[tuple[int, str, int, int, str]]:
     generator = random.Random(SEED)
     return [
@@ -154,7 +160,11 @@ def test_content_and_size_are_those_of_the_copy(
             if kind == "empty":
                 break
     before = content_digest(trusted(capture(live, tmp_path / "before.db")))
+    reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    pages = _rows(reader)  # which stay in the cache of the reader
     restore = restore_pages(live, copy, tmp_path / "safety.db")
+    with contextlib.closing(connect(copy)) as stored:
+        assert _rows(reader) == _rows(stored) != pages
     assert reader.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert reader.execute("PRAGMA journal_mode").fetchone()[0] == ("wal" if mode == "wal" else "delete")
     reader.execute("INSERT INTO t(b) VALUES (x'00')")
