@@ -162,8 +162,6 @@ class PageRestore:
             number: self._tag(content)
             for number, content in self._image_pages(range(self._scanned_pages + 1, self._image.pages + 1))
         }
-        if sink is not None:
-            sink.flush()
         self.scan_ms = _milliseconds(started)
         return Scanned(pages=self._scanned_pages, sha256=digest.hexdigest(), journal_mode=self.journal_mode)
 
