@@ -51,6 +51,7 @@ _ERRORS: tuple[tuple[str, type[apsw.Error]], ...] = (
     ("unable to open database file", apsw.CantOpenError),
     ("disk I/O error", apsw.IOError),
     ("out of memory", apsw.NoMemError),
+    ("interrupted", apsw.InterruptError),
 )
 
 
@@ -123,7 +124,7 @@ class PageConnection:
         steps = iter(range(_FEW_STEPS))
         self._database.set_progress_handler(lambda: next(steps, None) is None, 1)
         try:
-            with contextlib.suppress(self._module.OperationalError):
+            with contextlib.suppress(apsw.InterruptError), self._errors():
                 self._database.execute("SELECT pgno FROM sqlite_dbpage WHERE pgno = 1").fetchall()
         finally:
             self._database.set_progress_handler(None, 0)
