@@ -109,6 +109,7 @@ class AssetConfig:
     options: Any  # of the class ``kind.options``
     required: bool = option("when missing, the release is blocked", True)
     lock_wait: float = 30.0  # of ``release.lock_wait``: seconds to wait for a lock of another process
+    restores_by_page: bool = False  # of ``release.storage``
     deltas_above: int | None = None  # of ``release.storage``: bytes from which a copy may be a delta; None for never
 
     @property

@@ -295,6 +295,11 @@ class StorageConfig:
         Switch("auto"),
     )
     deltas_above: Size = option("smaller databases are always stored whole", Size(64 << 20))
+    restore_by_page: bool = option(
+        "preview: a rollback writes only the pages of a database that differ, where the extra `fast` is installed, and "
+        "its safety copy has every commit up to then. Not all faults of disks are proved for it yet",
+        False,
+    )
 
 
 @frozen(kw_only=True)
@@ -331,7 +336,13 @@ class ReleaseConfig:
     def __attrs_post_init__(self) -> None:
         above = self.storage.deltas_above if self.storage.deltas == "auto" else None
         assets = {
-            key: evolve(asset, lock_wait=self.lock_wait, deltas_above=above) for key, asset in self.assets.items()
+            key: evolve(
+                asset,
+                lock_wait=self.lock_wait,
+                deltas_above=above,
+                restores_by_page=self.storage.restore_by_page,
+            )
+            for key, asset in self.assets.items()
         }
         object.__setattr__(self, "assets", assets)  # as attrs does it in a frozen class
 

@@ -67,7 +67,6 @@ _ORDER = (
 )
 _FIRST = "ext4 and XFS flush a new name with the first flush of its file"
 _DISCARDED = "the next command discards files that come back"
-_GIVEN_UP = "the next command finds the journal and gives up again, or finds nothing to do"
 _REWRITTEN = "the file is written again before a command reads it"
 
 # Flushes whose absence no power cut finds here, and why.
@@ -98,10 +97,6 @@ UNTESTED: dict[tuple[str, str], str] = {
     ),
     ("recover", "fsync_directory < write_atomic < write_state < _complete"): _ORDER,
     ("recover", "fsync_directory < discard_staged < finish"): _DISCARDED,
-    ("recover", "append < _discard"): _GIVEN_UP,
-    ("recover", "write_atomic < write_state < _discard"): _GIVEN_UP,
-    ("recover", "fsync_directory < write_atomic < write_state < _discard"): _GIVEN_UP,
-    ("recover", "fsync_directory < remove_durably < clear_journal < _discard"): _GIVEN_UP,
     ("prepare", "fsync_file"): "its tree is flushed once more; this flush runs in parallel with the digest",
     ("prepare", "fsync_directory < fsync_tree < new_snapshot < unpublished_snapshot"): _ORDER,
     ("prepare", "fsync_directory < write_atomic < new_snapshot < unpublished_snapshot"): _ORDER,

@@ -365,8 +365,8 @@ def test_prepare_with_a_failing_call_makes_a_whole_release_or_none(
 @pytest.mark.parametrize(
     ("kind", "journal_writes", "error", "names", "share"),
     [
-        pytest.param("wal", 3, "EIO", CHANGES, 0.125, id="wal, EIO, changing or opening"),
-        pytest.param("wal", 3, "EIO", READING, 0.075, id="wal, EIO, reading"),
+        pytest.param("wal", 4, "EIO", CHANGES, 0.125, id="wal, EIO, changing or opening"),
+        pytest.param("wal", 4, "EIO", READING, 0.075, id="wal, EIO, reading"),
         pytest.param("wal", 1, "ENOSPC", CHANGES, 0.075, id="wal, ENOSPC, changing or opening"),
         pytest.param("delete", 2, "EROFS", CHANGES, 0.075, id="delete, EROFS, changing or opening"),
         pytest.param("damaged", 1, "EIO", CHANGES, 0.1, id="damaged, EIO, changing or opening"),

@@ -32,7 +32,7 @@ from tests.support.writer import StartWriter
 slow = pytest.mark.slow
 # The swap writes the journal twice for the database and once for each file or folder.
 every_journal_write = pytest.mark.parametrize(
-    "journal_writes", [pytest.param(n, marks=[] if n == 2 else slow) for n in range(4)]
+    "journal_writes", [pytest.param(n, marks=[] if n == 2 else slow) for n in range(5)]
 )
 modes = pytest.mark.parametrize("mode", [pytest.param("wal", marks=slow), "delete"])
 

@@ -90,7 +90,7 @@ def test_committed_database_without_a_safety_snapshot_is_only_completed(project:
     project.capture()
     project.damage()
     with pytest.MonkeyPatch.context() as patch:
-        crash_at(patch, "commit_database", 1, after=True, error=DiskError("The disk fails."))
+        crash_at(patch, "restore_database", 1, after=True, error=DiskError("The disk fails."))
         outcome = roll_back(project)
     assert outcome.status == "failed"
     assert "inv release.recover" in outcome.diagnostics[0], outcome
@@ -108,7 +108,7 @@ def test_recovery_without_both_snapshots_says_what_is_left(project: Project) -> 
     project.capture()
     project.damage()
     with pytest.MonkeyPatch.context() as patch:
-        crash_at(patch, "commit_database", 1, after=True)
+        crash_at(patch, "restore_database", 1, after=True)
         with pytest.raises(PowerCut):
             roll_back(project)
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "mcp" / "mcp.json"
@@ -122,7 +122,7 @@ def test_recovery_without_both_snapshots_says_what_is_left(project: Project) -> 
     assert recover(project.settings).status == "finished"
 
 
-@pytest.mark.parametrize("name", ["write_journal", "commit_database", "rename_into_place", "fsync_directory"])
+@pytest.mark.parametrize("name", ["write_journal", "restore_database", "rename_into_place", "fsync_directory"])
 @pytest.mark.parametrize("after", [False, True])
 def test_crash_without_a_safety_snapshot_ends_old_or_new(project: Project, name: SwapCall, after: bool) -> None:
     """Recovery completes the rollback, or undoes it before the first database is committed."""
@@ -130,7 +130,7 @@ def test_crash_without_a_safety_snapshot_ends_old_or_new(project: Project, name:
     project.capture()
     project.damage()
     bad = project.content()
-    number = 1 if name == "commit_database" else 2
+    number = 1 if name == "restore_database" else 2
     with pytest.MonkeyPatch.context() as patch:
         crash_at(patch, name, number, after=after)
         with pytest.raises(PowerCut):

@@ -52,7 +52,7 @@ def fail_at(number: int, real: Callable[P, R], error: BaseException, *, after: b
 def crash_after_journal_writes(count: int, module: ModuleType = swap) -> Iterator[None]:
     """End the rollback in the block with PowerCut once its swap has written the journal ``count`` times.
 
-    Each asset takes one write of the journal.
+    A database takes two writes of the journal, a file or a folder takes one.
     """
     real = vars(module)["write_journal"]
     with pytest.MonkeyPatch.context() as patch:

@@ -9,7 +9,8 @@ from typing import Literal, TypeAlias
 import pytest
 
 from release_tasks.assets import base, placing
-from release_tasks.assets.sqlite.scan import DatabaseHold
+from release_tasks.assets.sqlite import kind as sqlite
+from release_tasks.assets.sqlite import restore
 from release_tasks.core.place import Place
 from release_tasks.stages.rollback import journal, swap
 from tests.support.crash import PowerCut, fail_at
@@ -18,7 +19,7 @@ from tests.support.rollback import roll_back
 
 __all__ = ["SwapCall", "crash_at", "crash_in_mid_swap"]
 
-SwapCall: TypeAlias = Literal["write_journal", "commit_database", "rename_into_place", "fsync_directory"]
+SwapCall: TypeAlias = Literal["write_journal", "restore_database", "rename_into_place", "fsync_directory"]
 
 
 def crash_at(
@@ -28,8 +29,8 @@ def crash_at(
     error = PowerCut() if error is None else error
     if name == "write_journal":
         patch.setattr(swap, name, fail_at(number, journal.write_journal, error, after=after))
-    elif name == "commit_database":
-        patch.setattr(DatabaseHold, "commit", fail_at(number, DatabaseHold.commit, error, after=after))
+    elif name == "restore_database":
+        patch.setattr(sqlite, name, fail_at(number, restore.restore_database, error, after=after))
     elif name == "rename_into_place":
         patch.setattr(base, name, fail_at(number, placing.rename_into_place, error, after=after))
     else:

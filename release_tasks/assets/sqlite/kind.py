@@ -346,6 +346,9 @@ class SqliteKind(AssetKind):
         self, asset: AssetConfig, record: AssetRecord, stored: Path, emit: Emit
     ) -> Iterator[Scan | DatabaseRestore | None]:
         """Prepare a restore by page; see ``scanned_database``."""
+        if not asset.restores_by_page:
+            yield DatabaseRestore(method="whole", exact=False, reason="release.storage.restore_by_page is off")
+            return
         with contextlib.ExitStack() as opened:
             found: DatabaseScan | DatabaseRestore
             try:
@@ -398,10 +401,7 @@ class SqliteKind(AssetKind):
             if not was_begun and (move.hold is None or move.step.new_cookie is None):
                 move.note(evolve(move.step, begun=True))
             meter = Meter(move.emit, "restore", move.step.key, 0)
-            if move.hold is not None:
-                move.hold.commit()
-            else:
-                restore_database(move.stored, live, move.record.sha256, meter.reach, wait)
+            restore_database(move.stored, live, move.record.sha256, meter.reach, wait, move.hold)
         except SharedMemoryCut:
             self._exchange_file(move, live)
             return

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import apsw
 
+from release_tasks.assets.base import Hold
 from release_tasks.assets.sqlite.connection import (
     SharedMemoryCut,
     live_connection,
@@ -37,15 +38,20 @@ def restore_database(
     sha256: str | None,
     progress: Progress | None = None,
     wait: LockWait | None = None,
+    held: Hold | None = None,
 ) -> None:
     """Replace the content of the database ``live`` by the content of ``copy`` in one write transaction.
 
     All other connections see the old content until the commit and the new content afterwards. ``sha256`` is the digest
-    of ``copy``: if SQLite read other bytes, nothing is committed. Raises DamagedDatabase when ``live`` is no usable
-    database, Busy when it stays locked during ``wait``, StageFailed or OSError when its disk is full or read-only, or
-    when ``copy`` changed; its content is unchanged then. After a DiskError or SharedMemoryCut the content is all old or
-    all new. ``progress`` gets (copied bytes, total bytes).
+    of ``copy``: if SQLite read other bytes, nothing is committed. ``held`` is the lock on ``live`` where the caller has
+    it already, with the pages of ``copy`` written. Raises DamagedDatabase when ``live`` is no usable database, Busy
+    when it stays locked during ``wait``, StageFailed or OSError when its disk is full or read-only, or when ``copy``
+    changed; its content is unchanged then. After a DiskError or SharedMemoryCut the content is all old or all new.
+    ``progress`` gets (copied bytes, total bytes).
     """
+    if held is not None:
+        held.commit()
+        return
     with locked_database(live, copy, sha256, wait) as database:
         database.write(progress)
         database.commit()

@@ -44,7 +44,8 @@ def scans_opened(run: RollbackAttempt, target: SnapshotMetadata) -> Iterator[Sca
 
     Raises StageFailed when two assets are one database, and when a database stays locked.
     """
-    run.emit(StepBegan("scan"))
+    if run.settings.release.storage.restore_by_page:
+        run.emit(StepBegan("scan"))
     folder = run.pipeline.catalogue.path(target.snapshot_id)
     scans, inodes = Scans(), dict[Inode, str]()
     with contextlib.ExitStack() as opened:

@@ -103,8 +103,12 @@ class Swap:
 
     @property
     def is_untouched(self) -> bool:
-        """Whether no step has changed anything yet; False in doubt, and for the journal of an earlier version."""
-        return self.journal.journal_version > 1 and all(map(self._is_untouched, self.journal.steps))
+        """Whether no step of a restore by page has changed anything yet; False in doubt.
+
+        Without such a step, and in a journal of an earlier version, a database shows no commit.
+        """
+        steps = self.journal.steps
+        return any(step.new_cookie is not None for step in steps) and all(map(self._is_untouched, steps))
 
     def _is_untouched(self, step: JournalStep) -> bool:
         if step.action == "database":

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from release_tasks.assets.sqlite import scan
+from release_tasks.assets.sqlite.scan import DatabaseHold
 from release_tasks.core.records import DatabaseRestore
 from release_tasks.stages.rollback.recovery import recover
+from tests.support.crash import PowerCut, fail_at
 from tests.support.project import MakeProject, Project
 from tests.support.rollback import roll_back
 from tests.support.stored_snapshots import reseal
@@ -25,6 +28,16 @@ def without_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "why_missing", lambda: "the extra `fast` is not installed")
 
 
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bool], None]:
+    """Return a function that ends a rollback by a power cut at a commit of a database, before or after it."""
+
+    def end_at(number: int, after: bool) -> None:
+        monkeypatch.setattr(DatabaseHold, "commit", fail_at(number, DatabaseHold.commit, PowerCut(), after=after))
+
+    return end_at
+
+
 def last_event(project: Project) -> dict[str, Any]:
     event: dict[str, Any] = project.pipeline.audit.verify().events[-1]
     return event
@@ -34,6 +47,7 @@ def last_event(project: Project) -> dict[str, Any]:
 def test_the_answer_and_the_event_say_how_the_database_was_restored(make_project: MakeProject, mode: str) -> None:
     """Method, exactness, pages, and the times in milliseconds."""
     project = make_project("p", mode)
+    project.overrides["storage.restore_by_page"] = True
     good = project.content()
     project.capture()
     project.damage()
@@ -53,6 +67,7 @@ def test_the_answer_and_the_event_say_how_the_database_was_restored(make_project
 
 def test_without_the_extra_the_database_is_restored_as_a_whole(project: Project, without_engine: None) -> None:
     """The reason is in the answer."""
+    project.overrides["storage.restore_by_page"] = True
     good = project.content()
     project.capture()
     project.damage()
@@ -65,6 +80,7 @@ def test_without_the_extra_the_database_is_restored_as_a_whole(project: Project,
 
 def test_another_page_size_is_restored_as_a_whole(project: Project) -> None:
     """A bad release may have changed it with VACUUM."""
+    project.overrides["storage.restore_by_page"] = True
     good = project.content()
     project.capture()
     with contextlib.closing(sqlite3.connect(project.database, isolation_level=None)) as database:
@@ -78,6 +94,7 @@ def test_another_page_size_is_restored_as_a_whole(project: Project) -> None:
 
 def test_a_damaged_database_is_replaced_whole(project: Project) -> None:
     """There are no pages to compare."""
+    project.overrides["storage.restore_by_page"] = True
     good = project.content()
     project.capture()
     project.database.write_bytes(b"SQLite format 3\0" + b"x" * 9000)
@@ -88,6 +105,7 @@ def test_a_damaged_database_is_replaced_whole(project: Project) -> None:
 
 def test_a_journal_of_version_1_in_mid_swap_is_finished(project: Project, without_engine: None) -> None:
     """The version before restores databases as a whole and knows no cookies."""
+    project.overrides["storage.restore_by_page"] = True
     good = project.content()
     project.capture()
     project.damage()
@@ -104,18 +122,20 @@ def test_a_journal_of_version_1_in_mid_swap_is_finished(project: Project, withou
 
 
 def test_rows_between_a_crash_and_the_recovery_are_in_a_safety_snapshot_of_their_own(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+    project: Project, commits: Callable[[int, bool], None]
 ) -> None:
     """Of two databases one was committed; the service writes to the other before the recovery restores it."""
     with contextlib.closing(sqlite3.connect(project.state / "second.db", isolation_level=None)) as database:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("CREATE TABLE t(a)")
-    project.overrides["assets.second"] = {"sqlite": "state/second.db"}
+    project.overrides |= {"assets.second": {"sqlite": "state/second.db"}, "storage.restore_by_page": True}
     project.capture()
     project.damage()
     with contextlib.closing(sqlite3.connect(project.state / "second.db", isolation_level=None)) as database:
         database.execute("INSERT INTO t VALUES ('before')")
-    crash_in_mid_swap(project, "commit_database", 2, after=False)
+    commits(2, False)
+    with pytest.raises(PowerCut):
+        roll_back(project)
     journal = json.loads(project.pipeline.journal_path.read_text())
     left = next(step["key"] for step in journal["steps"] if step["action"] == "database" and not step["done"])
     path = project.settings.release.assets[left].path
@@ -133,3 +153,43 @@ def test_rows_between_a_crash_and_the_recovery_are_in_a_safety_snapshot_of_their
     with contextlib.closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT name FROM sqlite_schema WHERE name = 'since'").fetchall() == []
     assert roll_back(project).status == "noop"
+
+
+def test_recovery_restores_no_database_again_that_has_committed(
+    project: Project, commits: Callable[[int, bool], None]
+) -> None:
+    """A row that the service wrote between the crash and the recovery stays."""
+    project.overrides["storage.restore_by_page"] = True
+    good = project.content()
+    project.capture()
+    project.damage()
+    commits(1, True)
+    with pytest.raises(PowerCut):
+        roll_back(project)
+    with contextlib.closing(sqlite3.connect(project.database, isolation_level=None)) as database:
+        database.execute("CREATE TABLE since(id)")
+        database.execute("INSERT INTO since VALUES (7)")
+    assert recover(project.settings).status == "finished"
+    with contextlib.closing(sqlite3.connect(project.database, isolation_level=None)) as database:
+        assert database.execute("SELECT id FROM since").fetchall() == [(7,)]
+        database.execute("DROP TABLE since")
+    assert project.content() == good
+
+
+def test_recovery_gives_up_a_rollback_that_had_changed_nothing(
+    project: Project, commits: Callable[[int, bool], None]
+) -> None:
+    """The journal was written, and no database was committed: the service may have gone on."""
+    project.overrides["storage.restore_by_page"] = True
+    project.capture()
+    project.damage()
+    bad = project.content()
+    commits(1, False)
+    with pytest.raises(PowerCut):
+        roll_back(project)
+    assert project.pipeline.journal_path.exists()
+    assert recover(project.settings).status == "undone"
+    assert (project.content(), project.leftovers()) == (bad, [])
+    assert last_event(project)["event"] == "rollback.recovered"
+    assert recover(project.settings).status == "clean"
+    assert roll_back(project).status == "restored"

@@ -455,7 +455,7 @@ def test_retention_counts_safety_snapshots_of_failed_attempts(
     def refuse(*_: Any) -> None:
         raise StageFailed("no.")
 
-    monkeypatch.setattr("release_tasks.assets.sqlite.scan.DatabaseHold.commit", refuse)
+    monkeypatch.setattr("release_tasks.assets.sqlite.kind.restore_database", refuse)
     for _ in range(5):
         assert roll_back(project).status == "failed"
     safety = [s for s in project.pipeline.catalogue.published()[0] if s.kind == "safety"]

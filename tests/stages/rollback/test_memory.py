@@ -275,7 +275,7 @@ def stopping(project: Project, *, command: bool = True) -> Project:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["commit_database", "rename_into_place", "write_journal"])
+@pytest.mark.parametrize("name", ["restore_database", "rename_into_place", "write_journal"])
 def test_service_is_started_again_when_the_rollback_is_undone(project: Project, name: SwapCall) -> None:
     """The start command passes the gate, and the answer says that the service was stopped and runs again."""
     old = stopping(project).content()

@@ -19,6 +19,7 @@ def test_no_descriptor_of_an_owned_database_is_opened(
 ) -> None:
     """Its end would drop the locks of this process; SQLite itself opens the file through its own calls."""
     project = make_project("owned", mode)
+    project.overrides["storage.restore_by_page"] = True
     project.capture()
     project.damage()
     database = os.stat(project.database)

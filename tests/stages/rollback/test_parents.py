@@ -140,7 +140,7 @@ def test_undone_rollback_leaves_no_new_parents(nested: Project, monkeypatch: pyt
     assert not nested.pipeline.has_journal()
 
 
-@pytest.mark.parametrize("writes", range(5))
+@pytest.mark.parametrize("writes", range(6))
 def test_recovery_brings_parents_to_the_new_or_the_old_state(nested: Project, writes: int) -> None:
     """A crash at each step of the swap; recovery finishes it, or undoes it when the snapshot is damaged meanwhile."""
     content, before = nested.content(), all_attributes(nested)

@@ -17,7 +17,8 @@ import pytest
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.status import release_status
 from release_tasks.assets import base, placing
-from release_tasks.assets.sqlite.scan import DatabaseHold
+from release_tasks.assets.sqlite import kind as sqlite
+from release_tasks.assets.sqlite import restore
 from release_tasks.core.errors import ExitCode, LockHeld
 from release_tasks.core.events import BytesMoved, Event, HealthAnswered, StepBegan
 from release_tasks.core.lock import ExistingFileLock, FileLock, current_holder
@@ -35,7 +36,7 @@ from tests.support.project import Project
 from tests.support.rollback import roll_back
 from tests.support.scripts import Scripts
 
-BEFORE = ["recover", "verify", "scan", "safety snapshot", "stage", "swap"]
+BEFORE = ["recover", "verify", "safety snapshot", "stage", "swap"]
 AFTER = ["restart", "health"]
 
 # A rollback that stops, on a line of its input, before the step or the write of the journal that it is given.
@@ -140,7 +141,7 @@ def answers_at_every_event(project: Project, **options: Any) -> list[tuple[str, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(swap, "write_journal", asked(journal.write_journal))
-        patch.setattr(DatabaseHold, "commit", asked(DatabaseHold.commit))
+        patch.setattr(sqlite, "restore_database", asked(restore.restore_database))
         patch.setattr(base, "rename_into_place", asked(placing.rename_into_place))
         assert roll_back(project, emit=emit, **options).status == "restored"
     return answers
@@ -335,7 +336,6 @@ def test_status_and_refusals_name_the_stage_of_the_holder(damaged: Project) -> N
     assert stages == {
         "recover": "before swap",
         "verify": "before swap",
-        "scan": "before swap",
         "safety": "before swap",
         "stage": "before swap",
         "swap": "before swap",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -66,7 +64,7 @@ def test_failed_database_step_leaves_all_assets_unchanged(project: Project, monk
     project.capture()
     project.damage()
     before = project.content()
-    crash_at(monkeypatch, "commit_database", 1, after=False, error=StageFailed("locked."))
+    crash_at(monkeypatch, "restore_database", 1, after=False, error=StageFailed("locked."))
     outcome = roll_back(project)
     assert outcome.status == "failed"
     assert "are missing" not in outcome.diagnostics[0]
@@ -85,7 +83,7 @@ def test_failure_of_the_second_database_undoes_the_first(project: Project, monke
     project.damage()
     shutil.copy(project.database, project.state / "second.db")
     before = project.content()
-    crash_at(monkeypatch, "commit_database", 2, after=False, error=StageFailed("locked."))
+    crash_at(monkeypatch, "restore_database", 2, after=False, error=StageFailed("locked."))
     outcome = roll_back(project)
     assert outcome.status == "failed"
     missing = "rows that were committed between the safety snapshot and the swap are missing"
@@ -199,7 +197,7 @@ def test_failed_undo_keeps_the_journal_and_recover_completes_it(
 
 
 # Each function that a swap calls, with the number of its calls in a swap of the scratch project.
-CALLS: dict[SwapCall, int] = {"write_journal": 4, "commit_database": 1, "rename_into_place": 3, "fsync_directory": 3}
+CALLS: dict[SwapCall, int] = {"write_journal": 4, "restore_database": 1, "rename_into_place": 3, "fsync_directory": 3}
 POINTS = [
     (name, number, after) for name, count in CALLS.items() for number in range(1, count + 1) for after in (False, True)
 ]
@@ -210,25 +208,23 @@ POINTS = [
 def test_recover_finishes_a_run_that_ended_during_the_swap(
     project: Project, monkeypatch: pytest.MonkeyPatch, name: SwapCall, number: int, after: bool
 ) -> None:
-    """Recovery ends in the new state, before and after each call of the swap; in the old one before any change."""
+    """Once the journal is written, recovery ends in the new state, before and after each call of the swap."""
     new = project.content()
     project.capture()
     project.damage()
-    old = project.content()
     with monkeypatch.context() as patch:
         crash_at(patch, name, number, after=after)
         with pytest.raises(PowerCut):
             roll_back(project)
     assert project.pipeline.journal_path.exists()
     assert pending(project.settings, project.pipeline).status == "pending"
-    is_changed = (name, number, after) != ("commit_database", 1, False)
-    assert recover(project.settings).status == ("finished" if is_changed else "undone")
-    assert project.content() == (new if is_changed else old)
+    assert recover(project.settings).status == "finished"
+    assert project.content() == new
     assert project.leftovers() == []
     assert not project.pipeline.journal_path.exists()
-    assert audit_events(project)[-1] == ("rollback.recovered", "restored" if is_changed else "failed")
+    assert audit_events(project)[-1] == ("rollback.recovered", "restored")
     assert recover(project.settings).status == "clean"
-    assert roll_back(project).status == ("noop" if is_changed else "restored")
+    assert roll_back(project).status == "noop"
 
 
 @pytest.mark.slow
@@ -288,27 +284,23 @@ def test_recovery_with_a_damaged_snapshot_undoes_a_committed_database(
     project.capture()
     project.damage()
     before = project.content()
-    crash_in_mid_swap(project, "commit_database", 1, after=True)
+    crash_in_mid_swap(project, "restore_database", 1, after=True)
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "mcp" / "mcp.json"
     stored.write_text("{ }")
     assert recover(project.settings).status == "undone"
     assert project.content() == before
 
 
-def test_recovery_restores_no_database_again_that_has_committed(project: Project) -> None:
-    """A row that the service wrote between the crash and the recovery stays."""
-    good = project.content()
+def test_recovery_with_a_locked_database_ends_in_the_old_state(project: Project) -> None:
+    """The database fails once during recovery, so recovery undoes the exchanged files."""
     project.capture()
     project.damage()
-    crash_in_mid_swap(project, "commit_database", 1, after=True)
-    with contextlib.closing(sqlite3.connect(project.database, isolation_level=None)) as database:
-        database.execute("CREATE TABLE since(id)")
-        database.execute("INSERT INTO since VALUES (7)")
-    assert recover(project.settings).status == "finished"
-    with contextlib.closing(sqlite3.connect(project.database, isolation_level=None)) as database:
-        assert database.execute("SELECT id FROM since").fetchall() == [(7,)]
-        database.execute("DROP TABLE since")
-    assert project.content() == good
+    before = project.content()
+    crash_in_mid_swap(project, "restore_database", 1, after=True)
+    with pytest.MonkeyPatch.context() as patch:
+        crash_at(patch, "restore_database", 1, after=False, error=StageFailed("locked."))
+        assert recover(project.settings).status == "undone"
+    assert project.content() == before
 
 
 def test_recovery_without_the_snapshot_ends_in_the_old_state(project: Project) -> None:
