@@ -234,7 +234,7 @@ FORGED: dict[str, tuple[Change, str]] = {
     "a sequence below zero": (lambda d: d.update(sequence=-(10**200)), "no valid sequence"),
     "a sequence of 400 digits": (lambda d: d.update(sequence=10**400), "too large a number"),
     "a sequence as text": (lambda d: d.update(sequence="1"), "expected int"),
-    "a newer format": (lambda d: d.update(formatVersion=3), "reads up to 2"),
+    "a newer format": (lambda d: d.update(formatVersion=4), "reads up to 3"),
     "a format of zero": (lambda d: d.update(formatVersion=0), "no valid formatVersion"),
     "a format that is true": (lambda d: d.update(formatVersion=True), "no valid formatVersion"),
     "no format": (lambda d: d.pop("formatVersion"), "no valid formatVersion"),

@@ -24,11 +24,18 @@ from tests.support.faults.scenario import (
 )
 from tests.support.faults.service import Service
 from tests.support.faults.tracing import Driver, Point
+from tests.support.project import Project
 
 pytestmark = NEEDS_STRACE
 
 slow = [pytest.mark.slow, pytest.mark.timeout(1500)]
 as_root = [*slow, *MOUNTS]
+
+
+def by_page(project: Project) -> Project:
+    """Return the project with restores by page."""
+    project.overrides["storage.restore_by_page"] = True
+    return project
 
 
 TWO = ("v1", "v2")
@@ -37,6 +44,12 @@ SCENARIOS: dict[str, Callable[[MakeScenarioProject, Driver, Callable[[], Service
     "wal, service writing": lambda project, driver, service: Scenario(project("wal"), driver, service=service()),
     "delete": lambda project, driver, service: Scenario(project("delete"), driver),
     "delete, service writing": lambda project, driver, service: Scenario(project("delete"), driver, service=service()),
+    "by page, wal, service writing": lambda project, driver, service: Scenario(
+        by_page(project("wal")), driver, service=service()
+    ),
+    "by page, delete, service writing": lambda project, driver, service: Scenario(
+        by_page(project("delete")), driver, service=service()
+    ),
     "database damaged": lambda project, driver, service: Scenario(project("delete"), driver, damage=damage_header),
     "two releases": lambda project, driver, service: Scenario(
         project("wal"), driver, damage=change_config, releases=TWO
@@ -49,6 +62,7 @@ SCENARIOS: dict[str, Callable[[MakeScenarioProject, Driver, Callable[[], Service
     "rollback undone": lambda project, driver, service: BlockedScenario(project("wal"), driver),
 }
 EXHAUSTIVE = ("wal", "wal, service writing", "delete")
+BY_PAGE = ("by page, wal, service writing", "by page, delete, service writing")
 MOUNTED = ("lower layer of an overlay", "rollback undone")
 
 
@@ -92,7 +106,7 @@ def kill(scenario: Scenario, job: dict[str, Any], point: Point) -> bool:
     return run.was_killed
 
 
-@scenarios(*EXHAUSTIVE, "delete, service writing", "database damaged", "two releases", *MOUNTED)
+@scenarios(*EXHAUSTIVE, "delete, service writing", *BY_PAGE, "database damaged", "two releases", *MOUNTED)
 def test_rollback_killed_at_any_call_is_finished_or_undone(
     scenario: Scenario, request: pytest.FixtureRequest, report_points: Callable[[int], None]
 ) -> None:

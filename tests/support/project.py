@@ -72,6 +72,8 @@ class Project:
             },
             "restart": {"settle": "300ms"},
         }
+        if "RESTORE_BY_PAGE" in os.environ:  # the preview, for every test
+            section["storage"] = {"restore_by_page": True}
         for path, value in self.overrides.items():
             target = section
             *parents, last = path.split(".")

@@ -56,7 +56,10 @@ _ERRORS: tuple[tuple[str, type[apsw.Error]], ...] = (
 
 
 class _Opening(threading.local):
-    keeps_wal = False  # of the connection that this thread opens
+    """The connection that this thread opens: whether its end keeps the WAL, and its ``sqlite3 *``."""
+
+    keeps_wal = False
+    handle = 0
 
 
 _opening = _Opening()
@@ -68,6 +71,7 @@ class Engine:
 
     module: ModuleType
     version: str
+    library: ctypes.CDLL
 
     @contextlib.contextmanager
     def open(
@@ -86,9 +90,7 @@ class Engine:
 
                     def connect() -> PageConnection:
                         _opening.keeps_wal = keeps_wal
-                        return connections.enter_context(
-                            contextlib.closing(PageConnection(self.module, path, live, wait))
-                        )
+                        return connections.enter_context(contextlib.closing(PageConnection(self, path, live, wait)))
 
                     yield connect
             except (apsw.Error, StageFailed) as error:
@@ -104,12 +106,14 @@ class Engine:
 class PageConnection:
     """A connection that reads and writes pages, and never parses the schema. Its errors are those of ``apsw``."""
 
-    def __init__(self, module: ModuleType, path: Path, live: Place, wait: LockWait | None) -> None:
-        self._module = module
+    def __init__(self, engine: Engine, path: Path, live: Place, wait: LockWait | None) -> None:
+        self._library = engine.library
+        self._module = module = engine.module
         uri = f"file://{quote(os.fsencode(path.absolute()))}?mode=rw"
         self._raised: BaseException | None = None  # in the busy handler, through which no exception can pass
         with self._errors():
             self._database = module.connect(uri, isolation_level=None, timeout=0, uri=True, cached_statements=16)
+        self._handle = _opening.handle
         if wait is not None:
             self._database.set_busy_handler(functools.partial(self._go_on, wait, live))
         self.skip_schema()
@@ -167,6 +171,14 @@ class PageConnection:
         with self._errors():
             self._database.executemany("INSERT INTO sqlite_dbpage(pgno, data) VALUES (?, ?)", pages)
 
+    def flush_cache(self) -> None:
+        """Write the changed pages to the log or the file, without a commit: a full disk shows here.
+
+        Raises apsw.Error.
+        """
+        if code := self._library.sqlite3_db_cacheflush(ctypes.c_void_p(self._handle)):
+            raise _error_of(str(self._library.sqlite3_errstr(code).decode()))
+
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         """Turn the errors of the module into those of ``apsw`` with the same meaning."""
@@ -176,9 +188,7 @@ class PageConnection:
             raised, self._raised = self._raised, None
             if raised is not None:
                 raise raised from None
-            text = str(error)
-            found = next((kind for message, kind in _ERRORS if message in text), apsw.SQLError)
-            raise found(f"{found.__name__}: {text}") from error
+            raise _error_of(str(error)) from error
 
     def _go_on(self, wait: LockWait, live: Place, attempts: int) -> bool:
         try:
@@ -193,6 +203,12 @@ class PageConnection:
         """Roll back what is not committed, and close the database; may be repeated."""
         with contextlib.suppress(self._module.Error):
             self._database.close()
+
+
+def _error_of(text: str) -> apsw.Error:
+    """Return the error of ``apsw`` for a message of SQLite."""
+    found = next((kind for message, kind in _ERRORS if message in text), apsw.SQLError)
+    return found(f"{found.__name__}: {text}")
 
 
 def find_engine() -> Engine | None:
@@ -225,16 +241,18 @@ def _found() -> tuple[Engine | None, str]:
         return None, f"the library of the module {_MODULE} does not export the interface of SQLite"
     if not replace_system_calls_of(functools.partial(_system_call_setter, library)):
         return None, f"the system calls of the module {_MODULE} cannot be replaced, which root needs"
-    return Engine(module, version), ""
+    return Engine(module, version, library), ""
 
 
 def _limit_schemas(library: ctypes.CDLL) -> None:
     """Let each new connection take no long statement, also none of a schema, and ignore errors in a schema."""
     limit, configure = library.sqlite3_limit, library.sqlite3_db_config
+    library.sqlite3_errstr.restype = ctypes.c_char_p
     limit.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 
     def prepare(database: int, *_: Any) -> int:
         limit(database, _LIMIT_SQL_LENGTH, _MAX_STATEMENT)
+        _opening.handle = database
         configure(ctypes.c_void_p(database), _NO_CHECKPOINT, int(_opening.keeps_wal), None)
         return int(configure(ctypes.c_void_p(database), _WRITABLE_SCHEMA, 1, None))
 

@@ -19,7 +19,7 @@ from attrs import frozen
 
 from release_tasks.assets.findings import Busy
 from release_tasks.assets.sqlite.connection import SharedMemoryCut, translated_errors
-from release_tasks.assets.sqlite.database import PAGES_A_STEP, Progress, canonical_page
+from release_tasks.assets.sqlite.database import PAGES_A_STEP, Progress, canonical_page, require_sound_pages
 from release_tasks.assets.sqlite.pages.engine import Engine, PageConnection
 from release_tasks.assets.sqlite.pages.wal import pages_in_wal
 from release_tasks.assets.waiting import LockWait
@@ -147,6 +147,7 @@ class PageRestore:
             self._begin_reading()
             digest, digested = hashlib.sha256(), None
             number, total = 1, int(self._reader.value("PRAGMA page_count"))
+            require_sound_pages(self._size, total, self._live)
             for pages in self._reader.blocks(max(_SCAN_BYTES // self._size, 1)):
                 content = self._taken(number, pages, sink)
                 if digested is not None:
@@ -283,6 +284,7 @@ class PageRestore:
             self._writer.write(self._new_pages(first, progress))
             signed = self.new_cookie - (1 << 32) * (self.new_cookie >> 31)
             self._writer.execute(f"PRAGMA schema_version = {signed}")
+            self._writer.flush_cache()
 
     def _new_pages(self, first: bytes, progress: Progress | None) -> Iterator[tuple[int, bytes | None]]:
         numbers = sorted(self._tags.keys() - {1, self._lock_page})
