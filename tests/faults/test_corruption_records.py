@@ -241,7 +241,7 @@ FORGED: dict[str, tuple[Change, str]] = {
     "no steps": (lambda d: d.pop("steps"), "steps: is missing"),
     "a time that is a number": (lambda d: d.update(startedAt=5), "expected str"),
     "a later version": (lambda d: d.update(journalVersion=3), "unknown journalVersion"),
-    "a version that is true": (lambda d: d.update(journalVersion=True), "expected int"),
+    "a version that is true": (lambda d: d.update(journalVersion=True), "unknown journalVersion"),
 }
 
 

@@ -80,6 +80,7 @@ UNTESTED: dict[tuple[str, str], str] = {
     ("rollback", "fsync_directory < write_atomic < new_snapshot < unpublished_snapshot"): _ORDER,
     ("rollback", "fsync_directory < new_snapshot < unpublished_snapshot"): _ORDER,
     ("rollback", "fsync_directory < publish < publish"): _ORDER,
+    ("rollback", "fsync_directory < _keep < _is_kept"): _ORDER,
     ("rollback", "fsync_directory < fsync_tree < stage < staged"): _ORDER,
     ("rollback", "fsync_directory < stage < staged"): "a staged copy with a lost name is staged again",
     ("rollback", "fsync_directory < stage < stage"): "a staged copy with a lost name is staged again",

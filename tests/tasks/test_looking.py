@@ -184,6 +184,7 @@ STATES: dict[str, tuple[Callable[[Project], object], dict[str, int]]] = {
             "--dry release.rollback": 1,
             "--dry release.drill": 1,
             "--dry release.report": 2,
+            "--dry release.extract --to PAGE": 1,
         },
     ),
 }
