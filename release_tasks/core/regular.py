@@ -9,7 +9,7 @@ from pathlib import Path
 
 from release_tasks.core.errors import StageFailed, with_path
 
-__all__ = ["open_regular", "read_regular"]
+__all__ = ["open_regular", "read_exactly", "read_regular"]
 
 
 def read_regular(path: Path, limit: int) -> bytes:
@@ -42,3 +42,18 @@ def open_regular(path: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def read_exactly(fd: int, path: Path, offset: int, size: int) -> bytes:
+    """Return ``size`` bytes from ``offset`` of the file at ``path``, which is open as ``fd``.
+
+    Raises StageFailed when the file ends before, OSError.
+    """
+    with with_path(path):
+        data = os.pread(fd, size, offset)
+        while len(data) < size:
+            part = os.pread(fd, size - len(data), offset + len(data))
+            if not part:
+                raise StageFailed(f"{path} was cut while it was read.")
+            data += part
+    return data

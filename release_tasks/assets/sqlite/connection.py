@@ -26,6 +26,7 @@ from release_tasks.assets.sqlite.owners import require_unowned
 from release_tasks.assets.sqlite.results import extended_code, is_damage
 from release_tasks.assets.sqlite.system_calls import (
     SIDE_FILES,
+    Guard,
     guarded,
     is_cut,
     known,
@@ -48,6 +49,7 @@ __all__ = [
     "has_writer",
     "immutable",
     "live_connection",
+    "problems_reported",
     "require_database",
     "skip_schema",
     "translated_errors",
@@ -94,22 +96,34 @@ def live_connection(
     when a file of the database was exchanged or is that of another user, see ``guarded``; SharedMemoryCut when another
     process cut the shared memory, also after a block that succeeded.
     """
-    with guarded(live) as guard:
+    with (
+        guarded(live) as guard,
+        problems_reported(guard),
+        connection(Path(live.reference), flags, wait, reported_as=live, keeps_wal=keeps_wal) as database,
+    ):
         try:
-            with connection(Path(live.reference), flags, wait, reported_as=live, keeps_wal=keeps_wal) as database:
-                try:
-                    yield database, guard.info
-                finally:
-                    if guard.is_cut:  # the end of a connection would write what SQLite sees of the WAL
-                        database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        except (apsw.Error, StageFailed) as error:
-            if guard.is_cut and isinstance(error, (apsw.Error, DamagedDatabase)):
-                raise SharedMemoryCut(live) from error
-            if guard.problem is not None:
-                raise guard.problem from error
-            raise
-        if guard.is_cut:
-            raise SharedMemoryCut(live)
+            yield database, guard.info
+        finally:
+            if guard.is_cut:  # the end of a connection would write what SQLite sees of the WAL
+                database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+
+
+@contextlib.contextmanager
+def problems_reported(guard: Guard) -> Iterator[None]:
+    """Raise what ``guard`` found instead of the errors that SQLite makes of it in the block.
+
+    Raises SharedMemoryCut also after a block that succeeded.
+    """
+    try:
+        yield
+    except (apsw.Error, StageFailed) as error:
+        if guard.is_cut and isinstance(error, (apsw.Error, DamagedDatabase)):
+            raise SharedMemoryCut(guard.place) from error
+        if guard.problem is not None:
+            raise guard.problem from error
+        raise
+    if guard.is_cut:
+        raise SharedMemoryCut(guard.place)
 
 
 @contextlib.contextmanager

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from release_tasks.assets.sqlite.delta import MAGIC, PAGE_SIZES, DamagedDelta, Delta
 from release_tasks.assets.stored import base_path
-from release_tasks.core.errors import StageFailed, with_path
+from release_tasks.core.errors import with_path
 from release_tasks.core.records import AssetRecord
-from release_tasks.core.regular import open_regular
+from release_tasks.core.regular import open_regular, read_exactly
 
 __all__ = [
     "StoredImage",
@@ -110,14 +110,7 @@ class StoredImage:
         return missing == 0
 
     def _read_base(self, offset: int, size: int) -> bytes:
-        with with_path(self.base):
-            data = os.pread(self._fd, size, offset)
-            while len(data) < size:
-                part = os.pread(self._fd, size - len(data), offset + len(data))
-                if not part:
-                    raise StageFailed(f"{self.base} was cut while it was read.")
-                data += part
-        return data
+        return read_exactly(self._fd, self.base, offset, size)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from release_tasks.assets.base import Base
 from release_tasks.assets.sqlite.delta import DeltaWriter, WrittenDelta
 from release_tasks.core.errors import StageFailed, with_path
-from release_tasks.core.regular import open_regular
+from release_tasks.core.regular import open_regular, read_exactly
 
 __all__ = [
     "ClonedCopy",
@@ -21,6 +21,7 @@ __all__ = [
     "PlainCopy",
     "TooDifferent",
     "cloned_copy",
+    "create",
     "delta_copy",
     "open_base",
     "plain_copy",
@@ -58,7 +59,7 @@ class PlainCopy:
 @contextlib.contextmanager
 def plain_copy(path: Path, page_size: int) -> Iterator[PlainCopy]:
     """Write a plain copy to the new file ``path``, which is not flushed. Raises OSError."""
-    fd = _create(path)
+    fd = create(path)
     try:
         yield PlainCopy(fd, path, page_size)
     finally:
@@ -79,15 +80,7 @@ class OpenBase:
 
     def read(self, offset: int, size: int) -> bytes:
         """Return bytes of the base, fewer at its end. Raises OSError, StageFailed when it was cut."""
-        size = max(min(size, self.size - offset), 0)
-        with with_path(self.base.path):
-            data = os.pread(self.fd, size, offset)
-            while len(data) < size:
-                part = os.pread(self.fd, size - len(data), offset + len(data))
-                if not part:
-                    raise StageFailed(f"{self.base.path} was cut while it was read.")
-                data += part
-        return data
+        return read_exactly(self.fd, self.base.path, offset, max(min(size, self.size - offset), 0))
 
     def differing(self, first: int, content: bytes, pages: list[bytes]) -> Iterator[tuple[int, bytes, bytes | None]]:
         """Yield number, content and page of the base for each of some consecutive pages that differs from it.
@@ -155,7 +148,7 @@ def delta_copy(path: Path, base: OpenBase) -> Iterator[DeltaCopy]:
 
     Raises StageFailed, OSError.
     """
-    with with_path(path), os.fdopen(_create(path), "wb") as file:
+    with with_path(path), os.fdopen(create(path), "wb") as file:
         writer = DeltaWriter(
             file,
             page_size=base.page_size,
@@ -184,7 +177,7 @@ def cloned_copy(path: Path, base: OpenBase, size: int) -> Iterator[ClonedCopy | 
 
     Yields None, and leaves no file, where the filesystem cannot share blocks. Raises OSError.
     """
-    fd = _create(path)
+    fd = create(path)
     try:
         try:
             fcntl.ioctl(fd, _FICLONE, base.fd)
@@ -199,6 +192,7 @@ def cloned_copy(path: Path, base: OpenBase, size: int) -> Iterator[ClonedCopy | 
         os.close(fd)
 
 
-def _create(path: Path) -> int:
+def create(path: Path) -> int:
+    """Create the file ``path`` and return its descriptor, for writing. Raises OSError."""
     with with_path(path):
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

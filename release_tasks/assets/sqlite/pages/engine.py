@@ -24,10 +24,9 @@ from urllib.parse import quote
 import apsw
 from attrs import frozen
 
-from release_tasks.assets.sqlite.connection import DamagedDatabase, SharedMemoryCut, describe_holders
+from release_tasks.assets.sqlite.connection import describe_holders, problems_reported
 from release_tasks.assets.sqlite.system_calls import guarded, known, replace_system_calls_of
 from release_tasks.assets.waiting import LockWait
-from release_tasks.core.errors import StageFailed
 from release_tasks.core.place import Place
 
 __all__ = ["Engine", "PageConnection", "find_engine", "why_missing"]
@@ -84,23 +83,18 @@ class Engine:
         Raises StageFailed, as ``guarded`` does, and SharedMemoryCut when another process cut the shared memory.
         """
         path = Path(live.reference)
-        with guarded(live, self.module.__name__) as guard, known(str(path.absolute())):
-            try:
-                with contextlib.ExitStack() as connections:
+        with (
+            guarded(live, self.module.__name__) as guard,
+            known(str(path.absolute())),
+            problems_reported(guard),
+            contextlib.ExitStack() as connections,
+        ):
 
-                    def connect() -> PageConnection:
-                        _opening.keeps_wal = keeps_wal
-                        return connections.enter_context(contextlib.closing(PageConnection(self, path, live, wait)))
+            def connect() -> PageConnection:
+                _opening.keeps_wal = keeps_wal
+                return connections.enter_context(contextlib.closing(PageConnection(self, path, live, wait)))
 
-                    yield connect
-            except (apsw.Error, StageFailed) as error:
-                if guard.is_cut and isinstance(error, (apsw.Error, DamagedDatabase)):
-                    raise SharedMemoryCut(live) from error
-                if guard.problem is not None:
-                    raise guard.problem from error
-                raise
-            if guard.is_cut:
-                raise SharedMemoryCut(live)
+            yield connect
 
 
 class PageConnection:

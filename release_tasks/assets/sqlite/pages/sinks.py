@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from release_tasks.assets.sqlite.pages.copies import PlainCopy, create
 from release_tasks.core.errors import with_path
 
 __all__ = ["PlainSink"]
@@ -16,20 +17,16 @@ class PlainSink:
     def __init__(self, path: Path, page_size: int) -> None:
         self._path = path
         self._size = page_size
-        with with_path(path):
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._fd = create(path)
+        self._copy = PlainCopy(self._fd, path, page_size)
 
     def scanned(self, first: int, content: bytes, differing: list[int]) -> None:
         """Write consecutive pages."""
-        view, offset = memoryview(content), (first - 1) * self._size
-        with with_path(self._path):
-            while view:
-                written = os.pwrite(self._fd, view, offset)
-                view, offset = view[written:], offset + written
+        self._copy.write(first, content)
 
     def changed(self, number: int, content: bytes) -> None:
         """Write a page over its older content."""
-        self.scanned(number, content, [])
+        self._copy.write(number, content)
 
     def flush(self) -> None:
         """Bring the content to the disk."""
