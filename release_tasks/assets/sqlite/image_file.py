@@ -31,14 +31,10 @@ class Content(Protocol):
 
 
 class ReadOnlyFile:
-    """A file of a VFS that SQLite only reads, without locks. SQLite calls the methods that begin with x."""
+    """A file of a VFS that SQLite only reads, without locks; a subclass has ``xRead``. SQLite calls what begins with x."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-
-    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
-        """Return ``amount`` bytes from ``offset``."""
-        raise NotImplementedError
 
     def xFileSize(self) -> int:  # noqa: N802
         """Return the size that the file had when it was opened."""
