@@ -99,7 +99,7 @@ def live_connection(
     with (
         guarded(live) as guard,
         problems_reported(guard),
-        connection(Path(live.reference), flags, wait, reported_as=live, keeps_wal=keeps_wal) as database,
+        connection(Path(guard.reference), flags, wait, reported_as=live, keeps_wal=keeps_wal) as database,
     ):
         try:
             yield database, guard.info

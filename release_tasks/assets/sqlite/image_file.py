@@ -31,7 +31,10 @@ class Content(Protocol):
 
 
 class ReadOnlyFile:
-    """A file of a VFS that SQLite only reads, without locks; a subclass has ``xRead``. SQLite calls what begins with x."""
+    """A file of a VFS that SQLite only reads, without locks. SQLite calls the methods that begin with x.
+
+    Subclasses have ``xRead``.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size

@@ -74,13 +74,14 @@ _ATTEMPTS = 20
 class Guard:
     """The examination of the files that SQLite opens for the live database at ``place``.
 
-    ``info`` is the result of fstat of the database that the caller expects. ``problem`` is the reason why a file was
-    refused; SQLite itself reports only that it cannot open a file. ``descriptors`` are those of the opened files.
-    ``is_cut``: another process has cut the shared memory meanwhile.
+    ``info`` is the result of fstat of the database that the caller expects. ``reference`` is the path by which SQLite
+    must open it. ``problem`` is the reason why a file was refused; SQLite itself reports only that it cannot open a
+    file. ``descriptors`` are those of the opened files. ``is_cut``: another process has cut the shared memory.
     """
 
     place: Place
     info: os.stat_result
+    reference: str
     problem: StageError | None = None
     is_cut: bool = False
     descriptors: set[int] = field(factory=set)
@@ -121,20 +122,21 @@ def guarded(place: Place, library: str = "apsw") -> Iterator[Guard]:
     info = place.info()
     if not stat.S_ISREG(info.st_mode):
         raise StageFailed(f"{place.path} is not a regular file.")
-    guard, before = Guard(place, info), _guards.get(place.reference)
-    if place.stranger is not None and place.reference == str(place.path):
+    reference = place.reference  # looked up once: it depends on /proc
+    guard, before = Guard(place, info, reference), _guards.get(reference)
+    if place.stranger is not None and reference == str(place.path):
         raise StageFailed(
             f"{place.path} is in a folder that {place.stranger} may exchange, and this system has no /proc: root does "
             "not open it. Run the command as the user of the service."
         )
-    _guards[place.reference] = guard
+    _guards[reference] = guard
     try:
         with owned(info, library), _cut_files.handled() if _IS_ROOT else contextlib.nullcontext():
             yield guard
     finally:
-        del _guards[place.reference]
+        del _guards[reference]
         if before is not None:
-            _guards[place.reference] = before
+            _guards[reference] = before
 
 
 def _guard_of(path: str) -> Guard | None:

@@ -82,17 +82,18 @@ class Engine:
         While the block runs, no other code of this process may open the file.
         Raises StageFailed, as ``guarded`` does, and SharedMemoryCut when another process cut the shared memory.
         """
-        path = Path(live.reference)
         with (
             guarded(live, self.module.__name__) as guard,
-            known(str(path.absolute())),
+            known(os.path.abspath(guard.reference)),
             problems_reported(guard),
             contextlib.ExitStack() as connections,
         ):
 
             def connect() -> PageConnection:
                 _opening.keeps_wal = keeps_wal
-                return connections.enter_context(contextlib.closing(PageConnection(self, path, live, wait)))
+                return connections.enter_context(
+                    contextlib.closing(PageConnection(self, Path(guard.reference), live, wait))
+                )
 
             yield connect
 
